@@ -1,0 +1,167 @@
+"""Every error that Sentinode raises on purpose, in one tree.
+
+Each class knows whether trying again can help and, where a DIMSE peer is told, which status
+it gets. A message says what happened, where, and what to do::
+
+    SentinodeError
+    ├── SettingsError            the settings have faults (all of them, each by its full key)
+    ├── InvalidValueError        a UID, AE title or address that cannot be one
+    ├── RefusedError             an instance the door does not take        (has a DIMSE status)
+    │   ├── OutOfSpaceError      0xA700  PS3.4 Table B.2-1, Refused: Out of Resources
+    │   ├── MismatchError        0xA900  PS3.4 Table B.2-1, Data Set does not match SOP Class
+    │   └── UnreadableError      0xC000  PS3.4 Table B.2-1, Cannot understand
+    ├── LedgerError              the database is away or not as expected   (retry)
+    │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
+    │   └── NotFoundError        no such job, study, result               (no retry)
+    ├── StoreError               bytes cannot be written or read           (retry)
+    ├── QueueError               the broker is away                        (retry)
+    ├── PeerError                a DICOM peer cannot be reached or refused (retry)
+    ├── ModelError               a model package that cannot be used
+    │   ├── ModelSpecError       its specification has faults
+    │   ├── WeightsError         its weights are missing, truncated or not the ones named
+    │   └── TrainingError        training cannot start or go on
+    └── JobError                 a job that ends without a result
+        ├── NotApplicableError   the input is not what the model is for; not a failure
+        ├── DecodeError          pixel data that cannot be decoded
+        ├── LeaseLostError       another worker, or an administrator, has taken the job
+        └── ResultError          an object that would not be right, so it was not sent
+"""
+
+from __future__ import annotations
+
+
+class SentinodeError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        retry: whether the same action may succeed later without anybody's help.
+        remedy: what a person can do, or an empty string.
+    """
+
+    retry: bool = False
+    remedy: str = ""
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        if remedy is not None:
+            self.remedy = remedy
+
+
+class SettingsError(SentinodeError):
+    """The settings have faults; `faults` lists every one as "full.key: what is wrong"."""
+
+    remedy = "Correct the lines named above in sentinode.toml or the SENTINODE_… variables."
+
+    def __init__(self, source: str, faults: list[str]) -> None:
+        self.faults = faults
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        super().__init__(f"{source}: {len(faults)} fault(s) in the settings\n{lines}")
+
+
+class InvalidValueError(SentinodeError, ValueError):
+    """A value that is no UID, AE title or address."""
+
+
+class RefusedError(SentinodeError):
+    """An instance that the door does not take; `status` is what the sender is told."""
+
+    status: int = 0x0110  # PS3.7 C.4.1 Processing failure
+
+
+class OutOfSpaceError(RefusedError):
+    """The disk is almost full: nothing was kept, the sender must keep its copy."""
+
+    retry = True
+    status = 0xA700
+    remedy = "Free space on the spool's disk or lower storage.min_free_mb."
+
+
+class MismatchError(RefusedError):
+    """The data set is not the instance that the C-STORE command announced."""
+
+    status = 0xA900
+
+
+class UnreadableError(RefusedError):
+    """The data set cannot be read, ends early, or lacks what is needed to file it."""
+
+    status = 0xC000
+
+
+class LedgerError(SentinodeError):
+    """The database is away or not as expected."""
+
+    retry = True
+    remedy = "See that ledger.url is reachable; run `sentinode check`."
+
+
+class IllegalMoveError(LedgerError):
+    """A state change that the lifecycle does not allow."""
+
+    retry = False
+    remedy = ""
+
+
+class NotFoundError(LedgerError):
+    """No row with that identifier."""
+
+    retry = False
+    remedy = ""
+
+
+class StoreError(SentinodeError):
+    """Bytes cannot be written to, or read from, the store."""
+
+    retry = True
+    remedy = "See that storage.store is reachable and has space; run `sentinode check`."
+
+
+class QueueError(SentinodeError):
+    """The broker is away."""
+
+    retry = True
+    remedy = "See that queue.url is reachable; work goes on by itself when it is back."
+
+
+class PeerError(SentinodeError):
+    """A DICOM peer cannot be reached or refused."""
+
+    retry = True
+
+
+class ModelError(SentinodeError):
+    """A model package that cannot be used."""
+
+
+class ModelSpecError(ModelError):
+    """A model's specification has faults."""
+
+
+class WeightsError(ModelError):
+    """Weights that are missing, truncated, or not the ones that the specification names."""
+
+
+class TrainingError(ModelError):
+    """Training cannot start or go on."""
+
+
+class JobError(SentinodeError):
+    """A job that ends without a result."""
+
+
+class NotApplicableError(JobError):
+    """The input is not what the model is for. An answer, not a failure."""
+
+
+class DecodeError(JobError):
+    """Pixel data that cannot be decoded."""
+
+    remedy = "Send the study again uncompressed, or look at the original in the PACS."
+
+
+class LeaseLostError(JobError):
+    """Another worker, or an administrator, has taken the job; this attempt's work is dropped."""
+
+
+class ResultError(JobError):
+    """A result object that would not be right, so nothing was sent."""

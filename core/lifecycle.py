@@ -1,0 +1,117 @@
+"""States of a series, a job and a transfer, and one table of legal moves for each.
+
+The ledger makes no move that is not in these tables; the tables are also what the
+documentation and the tests read.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SeriesState(StrEnum):
+    """Where a series stands.
+
+    receiving: images may still come.
+    whole: it was decided that none come; its routes were evaluated.
+    own: our own result coming back; never analysed.
+    """
+
+    RECEIVING = "receiving"
+    WHOLE = "whole"
+    OWN = "own"
+
+
+class JobState(StrEnum):
+    """Where a job stands.
+
+    waiting: to be published when its time comes.
+    queued: a message with its id is at the broker.
+    running: a worker holds its lease.
+    done: its results are in the ledger and the store.
+    not_applicable: the input is not what the model is for.
+    failed: it ended without a result; the reason says why.
+    quarantined: it took its worker down too often; a person must look.
+    held: an identity conflict waits for an administrator.
+    cancelled: an administrator ended it.
+    superseded: a later job with a larger input took its place.
+    """
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    NOT_APPLICABLE = "not_applicable"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    HELD = "held"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+
+
+class TransferState(StrEnum):
+    """Where an object's delivery to one destination stands.
+
+    due: to be sent when its time comes.
+    sending: a sender holds its lease.
+    sent: the destination answered success or a warning.
+    committed: the destination took responsibility (storage commitment).
+    refused: the destination will not take it, however often it is sent.
+    failed: given up, or cancelled by an administrator.
+    paused: held by an identity conflict or an administrator.
+    """
+
+    DUE = "due"
+    SENDING = "sending"
+    SENT = "sent"
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    PAUSED = "paused"
+
+
+S, J, T = SeriesState, JobState, TransferState
+
+SERIES_MOVES: dict[SeriesState, frozenset[SeriesState]] = {
+    S.RECEIVING: frozenset({S.WHOLE, S.OWN}),
+    S.WHOLE: frozenset({S.RECEIVING, S.OWN}),  # a late image, or an object recognised as ours
+    S.OWN: frozenset(),
+}
+
+JOB_MOVES: dict[JobState, frozenset[JobState]] = {
+    J.WAITING: frozenset({J.QUEUED, J.HELD, J.CANCELLED, J.SUPERSEDED, J.QUARANTINED}),
+    J.QUEUED: frozenset({J.WAITING, J.RUNNING, J.HELD, J.CANCELLED, J.SUPERSEDED}),
+    J.RUNNING: frozenset(
+        {
+            J.DONE,
+            J.NOT_APPLICABLE,
+            J.FAILED,
+            J.WAITING,  # a passing trouble, or a lease that ran out
+            J.QUARANTINED,
+            J.HELD,
+            J.CANCELLED,
+            J.SUPERSEDED,
+        }
+    ),
+    J.HELD: frozenset({J.WAITING, J.CANCELLED, J.SUPERSEDED}),
+    # A retry of a finished job is a new job, so that its history stays readable.
+    J.DONE: frozenset({J.SUPERSEDED}),
+    J.NOT_APPLICABLE: frozenset({J.SUPERSEDED}),
+    J.FAILED: frozenset({J.SUPERSEDED}),
+    J.QUARANTINED: frozenset({J.CANCELLED, J.SUPERSEDED}),
+    J.CANCELLED: frozenset(),
+    J.SUPERSEDED: frozenset(),
+}
+
+TRANSFER_MOVES: dict[TransferState, frozenset[TransferState]] = {
+    T.DUE: frozenset({T.SENDING, T.PAUSED, T.FAILED}),
+    T.SENDING: frozenset({T.SENT, T.DUE, T.REFUSED, T.FAILED, T.PAUSED}),
+    T.SENT: frozenset({T.COMMITTED, T.DUE}),  # a commitment that failed is sent again
+    T.COMMITTED: frozenset(),
+    T.REFUSED: frozenset({T.DUE}),
+    T.FAILED: frozenset({T.DUE}),
+    T.PAUSED: frozenset({T.DUE, T.FAILED}),
+}
+
+JOB_OPEN = frozenset({J.WAITING, J.QUEUED, J.RUNNING, J.HELD})
+TRANSFER_OPEN = frozenset({T.DUE, T.SENDING, T.PAUSED})

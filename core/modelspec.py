@@ -1,0 +1,190 @@
+"""A model package's specification, read as data.
+
+A package is a folder with `model.toml`, a weights file and `card.md`. The node reads the
+specification to know names, versions and inputs without torch; `models` reads the same file to
+build the network. Everything a result says about its maker comes from here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from core.errors import ModelSpecError
+
+SPEC_FILE = "model.toml"
+BUILT_IN_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Code(_Frozen):
+    """A coded concept (PS3.3 Section 8): value, scheme designator, meaning."""
+
+    value: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class InputSpec(_Frozen):
+    """What the model was made for. Anything else is "not applicable", not guessed at.
+
+    Attributes:
+        modality: accepted values of Modality (0008,0060).
+        kind: "volume" (slices stacked in patient space) or "image" (each image for itself).
+        orientation: the plane that the network sees; a volume in another plane is permuted to
+            it when its spacing allows.
+        min_slices: fewest slices of a volume.
+        max_in_plane_spacing_mm: coarsest in-plane spacing, after permuting, in mm.
+    """
+
+    modality: tuple[str, ...]
+    kind: Literal["volume", "image"] = "volume"
+    orientation: Literal["axial"] | None = None
+    min_slices: Annotated[int, Field(ge=1)] = 1
+    max_in_plane_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+
+
+class StepSpec(_Frozen):
+    """One named preprocessing step and its parameters, in order."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class NetworkSpec(_Frozen):
+    """The network by its name in `models.architectures`, with its parameters."""
+
+    architecture: str
+    params: dict[str, Any] = {}
+
+
+class WeightsSpec(_Frozen):
+    """The weights file beside the specification, and what it must hash to."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class LabelSpec(_Frozen):
+    """One output channel and what it may be called.
+
+    Attributes:
+        channel: index of the output channel, from 0.
+        name: what a person reads; becomes the Segment Label with a number.
+        category: Segmented Property Category (PS3.3 C.8.20.2).
+        type: Segmented Property Type; claims no more than the training label says.
+        site: anatomic region, when every input of the model shows it.
+        color: recommended display colour, sRGB 0 to 255.
+    """
+
+    channel: Annotated[int, Field(ge=0)]
+    name: Annotated[str, Field(min_length=1, max_length=58)]
+    category: Code
+    type: Code
+    site: Code | None = None
+    color: tuple[int, int, int] = (255, 64, 64)
+
+
+class OutputSpec(_Frozen):
+    """How logits become an answer."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    activation: Literal["sigmoid"] = "sigmoid"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    labels: tuple[LabelSpec, ...]
+
+
+class PostprocessingSpec(_Frozen):
+    """Default least size of a lesion; the settings may ask for another. In mL."""
+
+    min_volume_ml: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TrainingSpec(_Frozen):
+    """What the weights were trained on."""
+
+    data: str
+    licence: str
+    config: str
+    citation: str = ""
+
+
+class ModelSpec(_Frozen):
+    """A model package's specification.
+
+    Attributes:
+        name: the package's name, as routes use it.
+        version: the version that jobs and results carry.
+        family: coded algorithm family for Algorithm Identification (PS3.16 CID 7162).
+        folder: where the package lies; not part of the file.
+    """
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    title: str
+    intended_use: str
+    licence: str
+    family: Code
+    input: InputSpec
+    preprocessing: tuple[StepSpec, ...] = ()
+    network: NetworkSpec
+    weights: WeightsSpec
+    output: OutputSpec
+    postprocessing: PostprocessingSpec = PostprocessingSpec()
+    training: TrainingSpec
+    folder: Path = Path()
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights file's path."""
+        return self.folder / self.weights.file
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """Read the specification in `folder`.
+
+    Raises:
+        ModelSpecError: no specification there, or one with faults; every fault is named.
+    """
+    path = folder / SPEC_FILE
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelSpecError(f"{folder} is no model package: it has no {SPEC_FILE}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ModelSpecError(f"{path} cannot be read: {error}") from error
+    try:
+        return ModelSpec(**{**raw, "folder": folder})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ModelSpecError(f"{path}: {faults}") from error
+
+
+def find_specs(folders: tuple[Path, ...] = ()) -> dict[str, ModelSpec]:
+    """Every model package in the built-in zoo and in `folders`, by name.
+
+    A package in `folders` replaces a built-in one of the same name, so that a hospital can
+    retrain a model without changing its routes.
+
+    Raises:
+        ModelSpecError: a package's specification has faults.
+    """
+    found: dict[str, ModelSpec] = {}
+    for zoo in (BUILT_IN_ZOO, *folders):
+        if not zoo.is_dir():
+            continue
+        for spec_path in sorted(zoo.glob(f"*/{SPEC_FILE}")):
+            spec = read_spec(spec_path.parent)
+            found[spec.name] = spec
+    return found

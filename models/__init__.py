@@ -1,0 +1,1 @@
+"""The science: networks, preprocessing, training. Sees arrays; knows neither DICOM nor SQL."""

@@ -1,0 +1,1 @@
+"""The doors: receiving, deciding and returning. Speaks DIMSE; never needs torch."""

@@ -1,0 +1,1 @@
+"""The workshop: from a job id to findings and DICOM objects. Never speaks DIMSE."""
