@@ -1,0 +1,389 @@
+"""Jobs: made once, published, claimed with a lease, finished by whoever holds it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.domain import Finding, Instance, Job, Result, ResultKind
+from core.errors import IllegalMoveError, LeaseLostError, NotFoundError
+from core.identifiers import derived_uid
+from core.ledger.rows import (
+    finding_row,
+    insert_unless_there,
+    instance_value,
+    job_value,
+    measurement_row,
+)
+from core.lifecycle import JOB_MOVES, JobState, TransferState
+from core.schema import (
+    InstanceRow,
+    JobEventRow,
+    JobInstanceRow,
+    JobRow,
+    JobSeriesRow,
+    ResultRow,
+    StudyRow,
+    TransferRow,
+)
+
+# A job that took its worker down so often is not given to a third one.
+MAX_DEATHS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What a job is made from."""
+
+    study_instance_uid: str
+    series_instance_uids: tuple[str, ...]
+    instances: tuple[Instance, ...]
+    route: str
+    model: str
+    model_version: str
+    queue: str
+    destinations: tuple[str, ...]
+
+
+class Jobs:
+    """Makes and moves jobs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def create(
+        self, new: NewJob, now: datetime, *, run: int = 1, actor: str = "dispatch"
+    ) -> str | None:
+        """Make a job; None when the same one (route, model version, input, run) exists.
+
+        Earlier open jobs of the same route on the same series are superseded: the new input is
+        the larger or newer one. In a study with an identity conflict the job begins held.
+        """
+        session = self._session
+        digest = _input_digest(new.instances)
+        # derived, so that two nodes, or a restored ledger, give the same results the same UIDs
+        job_id = _job_id(new, digest, run)
+        study = session.get(StudyRow, new.study_instance_uid)
+        held = study is not None and study.conflict
+        made = insert_unless_there(
+            session,
+            JobRow,
+            id=job_id,
+            study_instance_uid=new.study_instance_uid,
+            route=new.route,
+            model=new.model,
+            model_version=new.model_version,
+            queue=new.queue,
+            destinations=list(new.destinations),
+            input_digest=digest,
+            run=run,
+            state=JobState.HELD if held else JobState.WAITING,
+            attempt=0,
+            deaths=0,
+            created_at=now,
+            updated_at=now,
+            reason="identity conflict" if held else "",
+            remedy="See `sentinode conflicts`." if held else "",
+            summary={},
+        )
+        if not made:
+            return None
+        for uid in new.series_instance_uids:
+            session.add(JobSeriesRow(job_id=job_id, series_instance_uid=uid))
+        for instance in new.instances:
+            session.add(JobInstanceRow(job_id=job_id, instance_id=instance.id))
+        state = JobState.HELD if held else JobState.WAITING
+        note = f"made for {len(new.instances)} instances by route {new.route}"
+        session.add(JobEventRow(job_id=job_id, at=now, state=state, note=note, actor=actor))
+        self._supersede(new, job_id, now)
+        session.flush()
+        return job_id
+
+    def rerun(self, job_id: str, actor: str, now: datetime) -> str:
+        """Make a new job with the input of an old one; returns its id.
+
+        Raises:
+            NotFoundError: no such job.
+            IllegalMoveError: the job is still open, so it will run anyway.
+        """
+        row = self._locked(job_id)
+        if JobState(row.state) in {JobState.WAITING, JobState.QUEUED, JobState.RUNNING}:
+            raise IllegalMoveError(f"job {job_id} is {row.state}; it will run by itself")
+        if row.state == JobState.HELD:
+            raise IllegalMoveError(f"job {job_id} is held: {row.reason}", remedy=row.remedy)
+        last = self._session.scalar(
+            select(func.max(JobRow.run)).where(
+                JobRow.route == row.route,
+                JobRow.model == row.model,
+                JobRow.model_version == row.model_version,
+                JobRow.input_digest == row.input_digest,
+            )
+        )
+        new = NewJob(
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uids=self.series_of(job_id),
+            instances=tuple(self.instances_of(job_id)),
+            route=row.route,
+            model=row.model,
+            model_version=row.model_version,
+            queue=row.queue,
+            destinations=tuple(row.destinations),
+        )
+        made = self.create(new, now, run=(last or row.run) + 1, actor=actor)
+        if made is None:  # another administrator was faster by a moment
+            raise IllegalMoveError(f"job {job_id} is being run again already")
+        return made
+
+    def to_publish(self, now: datetime, republish: timedelta, limit: int = 200) -> list[Job]:
+        """Move jobs that are due to queued, and take lost ones again.
+
+        A queued job that no worker claimed within `republish` counts as lost: its message is
+        sent again. A message too many does no harm, for the claim decides.
+        """
+        due = select(JobRow).where(
+            (JobRow.state == JobState.WAITING)
+            & (JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now))
+        )
+        lost = select(JobRow).where(
+            (JobRow.state == JobState.QUEUED) & (JobRow.queued_at <= now - republish)
+        )
+        jobs: list[Job] = []
+        for query in (due, lost):
+            for row in self._session.scalars(
+                query.order_by(JobRow.created_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+                .execution_options(populate_existing=True)
+            ):
+                if row.state == JobState.WAITING:
+                    self.move(row, JobState.QUEUED, "published", "dispatch", now)
+                row.queued_at = now
+                jobs.append(job_value(row))
+        return jobs
+
+    def has_work(self, now: datetime, republish: timedelta) -> bool:
+        """Whether `to_publish` or `expire` would find anything; only reads."""
+        return (
+            self._session.scalar(
+                select(JobRow.id)
+                .where(
+                    (
+                        (JobRow.state == JobState.WAITING)
+                        & (JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now))
+                    )
+                    | ((JobRow.state == JobState.QUEUED) & (JobRow.queued_at <= now - republish))
+                    | ((JobRow.state == JobState.RUNNING) & (JobRow.lease_until < now))
+                )
+                .limit(1)
+            )
+            is not None
+        )
+
+    def publish_failed(self, job_id: str, next_try_at: datetime, now: datetime) -> None:
+        """The broker is away: the job waits, unless a worker has it already."""
+        row = self._locked(job_id)
+        if row.state == JobState.QUEUED:
+            self.move(row, JobState.WAITING, "the broker is away", "dispatch", now)
+            row.next_try_at = next_try_at
+
+    def claim(self, job_id: str, owner: str, until: datetime, now: datetime) -> Job | None:
+        """Take a queued job under a lease; None when it is not to be had."""
+        row = self._locked(job_id)
+        if row.state != JobState.QUEUED:
+            return None
+        row.attempt += 1
+        row.lease_owner, row.lease_until, row.started_at = owner, until, now
+        self.move(row, JobState.RUNNING, f"attempt {row.attempt}", owner, now)
+        return job_value(row, self.series_of(job_id))
+
+    def heartbeat(self, job_id: str, owner: str, until: datetime) -> bool:
+        """Renew a lease; False when it is lost."""
+        row = self._locked(job_id)
+        if row.state != JobState.RUNNING or row.lease_owner != owner:
+            return False
+        row.lease_until = until
+        return True
+
+    def expire(self, now: datetime) -> list[tuple[str, JobState]]:
+        """Give jobs whose worker died back, or quarantine them."""
+        moved = []
+        for row in self._session.scalars(
+            select(JobRow)
+            .where(JobRow.state == JobState.RUNNING, JobRow.lease_until < now)
+            .with_for_update(skip_locked=True)
+        ):
+            row.deaths += 1
+            if row.deaths >= MAX_DEATHS:
+                state = JobState.QUARANTINED
+                reason = f"its worker died {row.deaths} times while it ran"
+                remedy = "Look at the worker's log; then `sentinode retry JOB`."
+            else:
+                state, reason, remedy = JobState.WAITING, "its worker died; given back", ""
+            self.move(row, state, reason, "dispatch", now, remedy=remedy)
+            row.next_try_at = None
+            moved.append((row.id, state))
+        return moved
+
+    def give_back(
+        self, job_id: str, owner: str, reason: str, next_try_at: datetime, now: datetime
+    ) -> None:
+        """A passing trouble: the job waits for its next attempt.
+
+        Raises:
+            LeaseLostError: the caller does not hold the job any more.
+        """
+        row = self._held_by(job_id, owner)
+        self.move(row, JobState.WAITING, reason, owner, now)
+        row.next_try_at = next_try_at
+
+    def finish(
+        self,
+        job_id: str,
+        owner: str,
+        state: JobState,
+        now: datetime,
+        *,
+        reason: str = "",
+        remedy: str = "",
+        findings: Sequence[Finding] = (),
+        results: Sequence[Result] = (),
+        summary: dict[str, Any] | None = None,
+    ) -> None:
+        """End a job with what it found, and make its transfers due, in one transaction.
+
+        Raises:
+            LeaseLostError: the caller does not hold the job any more; nothing was written.
+        """
+        row = self._held_by(job_id, owner)
+        note = reason or f"{sum(item.present for item in findings)} findings"
+        self.move(row, state, note, owner, now, remedy=remedy)
+        row.reason, row.finished_at, row.summary = reason, now, summary or {}
+        for finding in findings:
+            stored = finding_row(job_id, finding)
+            self._session.add(stored)
+            self._session.flush()
+            for measurement in finding.measurements:
+                self._session.add(measurement_row(stored.id, measurement))
+        for result in results:
+            stored_result = ResultRow(
+                job_id=job_id,
+                kind=result.kind,
+                sop_class_uid=result.sop_class_uid,
+                sop_instance_uid=result.sop_instance_uid,
+                series_instance_uid=result.series_instance_uid,
+                store_key=result.store_key,
+                digest=result.digest,
+                size=result.size,
+                created_at=now,
+            )
+            self._session.add(stored_result)
+            self._session.flush()
+            if result.kind == ResultKind.PICTURE:
+                continue
+            for destination in row.destinations:
+                self._session.add(
+                    TransferRow(
+                        result_id=stored_result.id,
+                        job_id=job_id,
+                        study_instance_uid=row.study_instance_uid,
+                        destination=destination,
+                        state=TransferState.DUE,
+                        created_at=now,
+                    )
+                )
+
+    def move(
+        self,
+        row: JobRow,
+        state: JobState,
+        note: str,
+        actor: str,
+        now: datetime,
+        *,
+        remedy: str = "",
+    ) -> None:
+        """Make one legal move and write it into the job's life.
+
+        Raises:
+            IllegalMoveError: the lifecycle does not allow it.
+        """
+        if state not in JOB_MOVES[JobState(row.state)]:
+            raise IllegalMoveError(f"job {row.id} cannot go from {row.state} to {state}")
+        row.state, row.updated_at, row.reason, row.remedy = state, now, note, remedy
+        if state != JobState.RUNNING:
+            row.lease_owner = row.lease_until = None
+        self._session.add(
+            JobEventRow(job_id=row.id, at=now, state=state, note=note, actor=actor[:64])
+        )
+
+    def instances_of(self, job_id: str) -> list[Instance]:
+        """The versions of the instances that a job reads."""
+        rows = self._session.scalars(
+            select(InstanceRow)
+            .join(JobInstanceRow, JobInstanceRow.instance_id == InstanceRow.id)
+            .where(JobInstanceRow.job_id == job_id)
+            .order_by(InstanceRow.id)
+        )
+        return [instance_value(row) for row in rows]
+
+    def series_of(self, job_id: str) -> tuple[str, ...]:
+        """The series of a job's input."""
+        return tuple(
+            self._session.scalars(
+                select(JobSeriesRow.series_instance_uid)
+                .where(JobSeriesRow.job_id == job_id)
+                .order_by(JobSeriesRow.series_instance_uid)
+            )
+        )
+
+    def _locked(self, job_id: str) -> JobRow:
+        row = self._session.scalars(
+            select(JobRow)
+            .where(JobRow.id == job_id)
+            .with_for_update()
+            .execution_options(populate_existing=True)
+        ).one_or_none()
+        if row is None:
+            raise NotFoundError(f"no job {job_id}")
+        return row
+
+    def _held_by(self, job_id: str, owner: str) -> JobRow:
+        row = self._locked(job_id)
+        if row.state != JobState.RUNNING or row.lease_owner != owner:
+            raise LeaseLostError(f"job {job_id} is no longer ours: it is {row.state}")
+        return row
+
+    def _supersede(self, new: NewJob, job_id: str, now: datetime) -> None:
+        rows = self._session.scalars(
+            select(JobRow)
+            .join(JobSeriesRow, JobSeriesRow.job_id == JobRow.id)
+            .where(
+                JobSeriesRow.series_instance_uid.in_(new.series_instance_uids),
+                JobRow.id != job_id,
+                JobRow.route == new.route,
+                JobRow.state.in_(
+                    (JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.HELD)
+                ),
+            )
+            .with_for_update()
+        ).unique()
+        for row in rows.all():
+            self.move(row, JobState.SUPERSEDED, f"job {job_id} has more", "dispatch", now)
+
+
+def _input_digest(instances: Sequence[Instance]) -> str:
+    lines = sorted(f"{item.sop_instance_uid} {item.digest}" for item in instances)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _job_id(new: NewJob, digest: str, run: int) -> str:
+    number = derived_uid("job", new.route, new.model, new.model_version, digest, str(run))
+    value = int(number.rpartition(".")[2])
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

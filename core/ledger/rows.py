@@ -1,0 +1,196 @@
+"""Small helpers that every part of the ledger uses: insert unless there, rows to values."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from sqlalchemy import CursorResult
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from core.domain import Finding, Instance, Job, Measurement, Result, ResultKind, Series, Transfer
+from core.lifecycle import JobState, SeriesState, TransferState
+from core.modelspec import Code
+from core.schema import (
+    Base,
+    FindingRow,
+    InstanceRow,
+    JobRow,
+    MeasurementRow,
+    ResultRow,
+    SeriesRow,
+    TransferRow,
+)
+
+
+def insert_unless_there(session: Session, table: type[Base], **values: Any) -> bool:
+    """Insert a row; False when a row with one of its unique keys is there already.
+
+    Two nodes may do this at the same moment: the database decides.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        statement: Any = postgresql.insert(table).values(**values).on_conflict_do_nothing()
+    else:
+        statement = sqlite.insert(table).values(**values).on_conflict_do_nothing()
+    result = cast("CursorResult[Any]", session.execute(statement))
+    return result.rowcount == 1
+
+
+def series_value(row: SeriesRow, instances: int) -> Series:
+    """A series row as a value."""
+    return Series(
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        modality=row.modality,
+        description=row.description,
+        number=row.number,
+        state=SeriesState(row.state),
+        revision=row.revision,
+        instances=instances,
+        attributes=row.attributes,
+        decision=row.decision,
+        decided_at=row.decided_at,
+    )
+
+
+def instance_value(row: InstanceRow) -> Instance:
+    """An instance row as a value."""
+    return Instance(
+        id=row.id,
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        digest=row.digest,
+        version=row.version,
+        store_key=row.store_key,
+        size=row.size,
+        received_at=row.received_at,
+    )
+
+
+def job_value(row: JobRow, series: tuple[str, ...] = ()) -> Job:
+    """A job row as a value."""
+    return Job(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        route=row.route,
+        model=row.model,
+        model_version=row.model_version,
+        queue=row.queue,
+        state=JobState(row.state),
+        run=row.run,
+        attempt=row.attempt,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        destinations=tuple(row.destinations),
+        series_instance_uids=series,
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        next_try_at=row.next_try_at,
+        lease_owner=row.lease_owner,
+        lease_until=row.lease_until,
+        reason=row.reason,
+        remedy=row.remedy,
+        summary=row.summary,
+    )
+
+
+def result_value(row: ResultRow) -> Result:
+    """A result row as a value."""
+    return Result(
+        id=row.id,
+        kind=ResultKind(row.kind),
+        store_key=row.store_key,
+        digest=row.digest,
+        size=row.size,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+    )
+
+
+def transfer_value(row: TransferRow, result: ResultRow) -> Transfer:
+    """A transfer row and its result as a value."""
+    return Transfer(
+        id=row.id,
+        result=result_value(result),
+        job_id=row.job_id,
+        study_instance_uid=row.study_instance_uid,
+        destination=row.destination,
+        state=TransferState(row.state),
+        attempts=row.attempts,
+        created_at=row.created_at,
+        next_try_at=row.next_try_at,
+        status=row.status,
+        message=row.message,
+        sent_at=row.sent_at,
+    )
+
+
+def finding_row(job_id: str, finding: Finding) -> FindingRow:
+    """A finding as a row, without its measurements."""
+    return FindingRow(
+        job_id=job_id,
+        number=finding.number,
+        label=finding.label,
+        present=finding.present,
+        tracking_uid=finding.tracking_uid,
+        category=finding.category.model_dump(),
+        type=finding.type.model_dump(),
+        site=finding.site.model_dump() if finding.site else None,
+        color=list(finding.color),
+        centre=list(finding.centre) if finding.centre else None,
+        box=list(finding.box) if finding.box else None,
+        slices=list(finding.slices) if finding.slices else None,
+        probability=finding.probability,
+    )
+
+
+def measurement_row(finding_id: int, measurement: Measurement) -> MeasurementRow:
+    """A measurement as a row."""
+    return MeasurementRow(
+        finding_id=finding_id,
+        concept_value=measurement.concept.value,
+        concept_scheme=measurement.concept.scheme,
+        concept_meaning=measurement.concept.meaning,
+        value=measurement.value,
+        unit_value=measurement.unit.value,
+        unit_scheme=measurement.unit.scheme,
+        unit_meaning=measurement.unit.meaning,
+        method=measurement.method.model_dump() if measurement.method else None,
+    )
+
+
+def finding_value(row: FindingRow, measurements: list[MeasurementRow]) -> Finding:
+    """A finding row and its measurements as a value."""
+    return Finding(
+        number=row.number,
+        label=row.label,
+        category=Code(**row.category),
+        type=Code(**row.type),
+        tracking_uid=row.tracking_uid,
+        present=row.present,
+        site=Code(**row.site) if row.site else None,
+        color=(row.color[0], row.color[1], row.color[2]),
+        centre=tuple(row.centre) if row.centre else None,
+        box=tuple(row.box) if row.box else None,
+        slices=tuple(row.slices) if row.slices else None,
+        probability=row.probability,
+        measurements=tuple(
+            Measurement(
+                concept=Code(
+                    value=item.concept_value,
+                    scheme=item.concept_scheme,
+                    meaning=item.concept_meaning,
+                ),
+                value=item.value,
+                unit=Code(
+                    value=item.unit_value, scheme=item.unit_scheme, meaning=item.unit_meaning
+                ),
+                method=Code(**item.method) if item.method else None,
+            )
+            for item in measurements
+        ),
+    )

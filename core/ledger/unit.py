@@ -1,0 +1,165 @@
+"""The engine and the unit of work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session
+
+from core.errors import LedgerError
+from core.ledger.conflicts import Conflicts
+from core.ledger.filing import Filing
+from core.ledger.jobs import Jobs
+from core.ledger.series import SeriesQueries
+from core.ledger.transfers import Transfers
+from core.ledger.views import Views
+
+_MIGRATIONS = Path(__file__).resolve().parents[2] / "alembic"
+_SQLITE_BUSY_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One transaction, and all that can be asked or done in it."""
+
+    filing: Filing
+    series: SeriesQueries
+    conflicts: Conflicts
+    jobs: Jobs
+    transfers: Transfers
+    views: Views
+
+
+class Ledger:
+    """The SQL database behind one URL.
+
+    Raises:
+        LedgerError: the URL is none.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            options: dict[str, Any] = {"pool_pre_ping": True}
+            if parsed.get_backend_name() == "sqlite":
+                if parsed.database:
+                    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                options = {"connect_args": {"timeout": _SQLITE_BUSY_MS / 1000}}
+            self.engine: Engine = create_engine(parsed, **options)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise LedgerError(f"ledger.url is not usable: {error}") from error
+        self.url = parsed
+        if self.engine.dialect.name == "sqlite":
+            _prepare_sqlite(self.engine)
+        self._reading = self.engine.execution_options(read_only=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Work]:
+        """A transaction that may write.
+
+        Raises:
+            LedgerError: the database is away or refuses; nothing was changed.
+        """
+        with self._transaction(self.engine) as work:
+            yield work
+
+    @contextmanager
+    def read(self) -> Iterator[Work]:
+        """A transaction that only reads.
+
+        Raises:
+            LedgerError: the database is away.
+        """
+        with self._transaction(self._reading) as work:
+            yield work
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Work]:
+        try:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                jobs = Jobs(session)
+                yield Work(
+                    filing=Filing(session),
+                    series=SeriesQueries(session),
+                    conflicts=Conflicts(session, jobs),
+                    jobs=jobs,
+                    transfers=Transfers(session),
+                    views=Views(session),
+                )
+        except DBAPIError as error:
+            raise LedgerError(f"the ledger refused or is away: {error.orig}") from error
+
+    def upgrade(self) -> None:
+        """Bring the tables to the newest revision.
+
+        Raises:
+            LedgerError: the database is away, or a migration failed.
+        """
+        try:
+            with self.engine.begin() as connection:
+                command.upgrade(_alembic_config(connection), "head")
+        except DBAPIError as error:
+            raise LedgerError(f"the ledger cannot be upgraded: {error.orig}") from error
+
+    def revision(self) -> str | None:
+        """The revision of the tables, or None when there are none.
+
+        Raises:
+            LedgerError: the database is away.
+        """
+        try:
+            with self.engine.connect() as connection:
+                return MigrationContext.configure(connection).get_current_revision()
+        except DBAPIError as error:
+            raise LedgerError(f"the ledger is away: {error.orig}") from error
+
+    @staticmethod
+    def head() -> str | None:
+        """The newest revision that this version of the software knows."""
+        return ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _alembic_config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """WAL, durable commits, and transactions that take the write lock when they begin.
+
+    A transaction that begins as reader and writes later fails at once when another process
+    wrote in between (SQLITE_BUSY_SNAPSHOT), whatever the timeout.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_MS}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,269 @@
+"""What people ask: the worklist, one job's whole life, one study, counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.domain import (
+    Association,
+    Finding,
+    Job,
+    JobEvent,
+    Result,
+    RouteDecision,
+    Series,
+    Study,
+    Transfer,
+    TransferAttempt,
+)
+from core.errors import NotFoundError
+from core.ledger.rows import (
+    finding_value,
+    job_value,
+    result_value,
+    series_value,
+    transfer_value,
+)
+from core.lifecycle import JobState
+from core.schema import (
+    AssociationRow,
+    DestinationRow,
+    FindingRow,
+    InstanceRow,
+    JobEventRow,
+    JobRow,
+    JobSeriesRow,
+    MeasurementRow,
+    ResultRow,
+    RouteDecisionRow,
+    SeriesAssociationRow,
+    SeriesRow,
+    StudyRow,
+    TransferAttemptRow,
+    TransferRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobLife:
+    """Everything about one job."""
+
+    job: Job
+    study: Study
+    events: tuple[JobEvent, ...]
+    findings: tuple[Finding, ...]
+    results: tuple[Result, ...]
+    transfers: tuple[tuple[Transfer, tuple[TransferAttempt, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationState:
+    """How a destination did lately."""
+
+    name: str
+    failures: int
+    next_try_at: datetime | None
+    last_error: str
+    last_success_at: datetime | None
+
+
+class Views:
+    """Reads for people."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def jobs(self, states: tuple[JobState, ...] = (), limit: int = 100) -> list[Job]:
+        """Jobs, the newest first."""
+        query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
+        if states:
+            query = query.where(JobRow.state.in_(states))
+        return [job_value(row) for row in self._session.scalars(query)]
+
+    def job(self, prefix: str) -> Job:
+        """The job whose id is, or begins with, `prefix`.
+
+        Raises:
+            NotFoundError: there is none, or more than one.
+        """
+        rows = self._session.scalars(
+            select(JobRow).where(JobRow.id.startswith(prefix, autoescape=True)).limit(2)
+        ).all()
+        if len(rows) != 1:
+            what = "no job begins" if not rows else "more than one job begins"
+            raise NotFoundError(f"{what} with {prefix!r}", remedy="See `sentinode worklist`.")
+        series = self._session.scalars(
+            select(JobSeriesRow.series_instance_uid).where(JobSeriesRow.job_id == rows[0].id)
+        )
+        return job_value(rows[0], tuple(series))
+
+    def job_life(self, prefix: str) -> JobLife:
+        """Everything about one job.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        job = self.job(prefix)
+        session = self._session
+        events = session.scalars(
+            select(JobEventRow).where(JobEventRow.job_id == job.id).order_by(JobEventRow.id)
+        )
+        results = session.scalars(
+            select(ResultRow).where(ResultRow.job_id == job.id).order_by(ResultRow.id)
+        )
+        transfers = session.execute(
+            select(TransferRow, ResultRow)
+            .join(ResultRow, ResultRow.id == TransferRow.result_id)
+            .where(TransferRow.job_id == job.id)
+            .order_by(TransferRow.id)
+        ).all()
+        return JobLife(
+            job=job,
+            study=self.study(job.study_instance_uid),
+            events=tuple(
+                JobEvent(row.at, JobState(row.state), row.note, row.actor) for row in events
+            ),
+            findings=self.findings(job.id),
+            results=tuple(result_value(row) for row in results),
+            transfers=tuple(
+                (transfer_value(row, result), self._attempts(row.id)) for row, result in transfers
+            ),
+        )
+
+    def findings(self, job_id: str) -> tuple[Finding, ...]:
+        """The findings of a job with their measurements, in order."""
+        rows = self._session.scalars(
+            select(FindingRow).where(FindingRow.job_id == job_id).order_by(FindingRow.number)
+        ).all()
+        return tuple(
+            finding_value(
+                row,
+                list(
+                    self._session.scalars(
+                        select(MeasurementRow)
+                        .where(MeasurementRow.finding_id == row.id)
+                        .order_by(MeasurementRow.id)
+                    )
+                ),
+            )
+            for row in rows
+        )
+
+    def studies(self, limit: int = 100) -> list[Study]:
+        """Studies with their series, the newest first."""
+        uids = self._session.scalars(
+            select(StudyRow.study_instance_uid)
+            .order_by(StudyRow.first_received_at.desc())
+            .limit(limit)
+        ).all()
+        return [self.study(uid) for uid in uids]
+
+    def study(self, study_instance_uid: str) -> Study:
+        """One study with its series.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        row = self._session.get(StudyRow, study_instance_uid)
+        if row is None:
+            raise NotFoundError(f"no study {study_instance_uid}")
+        return Study(
+            study_instance_uid=row.study_instance_uid,
+            patient_id=row.patient_id,
+            patient_name=row.patient_name,
+            accession_number=row.accession_number,
+            description=row.description,
+            study_date=row.study_date,
+            first_received_at=row.first_received_at,
+            conflict=row.conflict,
+            series=self._series_of(study_instance_uid),
+        )
+
+    def route_decisions(self, series_instance_uid: str) -> tuple[RouteDecision, ...]:
+        """Why each route took the series or not, when it was last decided."""
+        last = self._session.scalar(
+            select(func.max(RouteDecisionRow.revision)).where(
+                RouteDecisionRow.series_instance_uid == series_instance_uid
+            )
+        )
+        rows = self._session.scalars(
+            select(RouteDecisionRow)
+            .where(
+                RouteDecisionRow.series_instance_uid == series_instance_uid,
+                RouteDecisionRow.revision == last,
+            )
+            .order_by(RouteDecisionRow.route)
+        )
+        return tuple(RouteDecision(row.route, row.matched, row.reason) for row in rows)
+
+    def associations(self, series_instance_uid: str) -> tuple[Association, ...]:
+        """The associations that sent images of a series."""
+        rows = self._session.scalars(
+            select(AssociationRow)
+            .join(SeriesAssociationRow, SeriesAssociationRow.association_id == AssociationRow.id)
+            .where(SeriesAssociationRow.series_instance_uid == series_instance_uid)
+            .order_by(AssociationRow.began_at)
+        )
+        return tuple(
+            Association(
+                row.id,
+                row.calling_ae,
+                row.called_ae,
+                row.peer_address,
+                row.began_at,
+                row.ended_at,
+                row.end,
+            )
+            for row in rows
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state, and transfers under "transfer <state>"."""
+        jobs = self._session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+        counts = dict(jobs.tuples().all())
+        transfers = self._session.execute(
+            select(TransferRow.state, func.count()).group_by(TransferRow.state)
+        )
+        counts |= {f"transfer {state}": count for state, count in transfers}
+        counts["instances"] = self._session.scalar(select(func.count(InstanceRow.id))) or 0
+        return counts
+
+    def destinations(self) -> list[DestinationState]:
+        """How every destination did lately."""
+        rows = self._session.scalars(select(DestinationRow).order_by(DestinationRow.name))
+        return [
+            DestinationState(
+                row.name, row.failures, row.next_try_at, row.last_error, row.last_success_at
+            )
+            for row in rows
+        ]
+
+    def _series_of(self, study_instance_uid: str) -> tuple[Series, ...]:
+        grouped = self._session.execute(
+            select(InstanceRow.series_instance_uid, func.count())
+            .join(SeriesRow, SeriesRow.series_instance_uid == InstanceRow.series_instance_uid)
+            .where(
+                SeriesRow.study_instance_uid == study_instance_uid,
+                InstanceRow.current.is_(True),
+            )
+            .group_by(InstanceRow.series_instance_uid)
+        )
+        counts = dict(grouped.tuples().all())
+        rows = self._session.scalars(
+            select(SeriesRow)
+            .where(SeriesRow.study_instance_uid == study_instance_uid)
+            .order_by(SeriesRow.number, SeriesRow.series_instance_uid)
+        )
+        return tuple(series_value(row, counts.get(row.series_instance_uid, 0)) for row in rows)
+
+    def _attempts(self, transfer_id: int) -> tuple[TransferAttempt, ...]:
+        rows = self._session.scalars(
+            select(TransferAttemptRow)
+            .where(TransferAttemptRow.transfer_id == transfer_id)
+            .order_by(TransferAttemptRow.id)
+        )
+        return tuple(TransferAttempt(row.at, row.status, row.message) for row in rows)

@@ -1,0 +1,353 @@
+"""The tables of the ledger, the only ones.
+
+Times are stored in UTC. Identifiers of DICOM objects are their UIDs. Alembic's migrations are
+made from here and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment. SQLite keeps no time zone, so it is put back when read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a moment without time zone; store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the time zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# BIGINT where the database has it; SQLite counts only INTEGER primary keys up by itself.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+_Uid = String(64)
+
+
+class Base(DeclarativeBase):
+    """Root of the tables. Constraints are named, so that a migration can change them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UTCDateTime,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class AssociationRow(Base):
+    """An association that sent us at least one instance."""
+
+    __tablename__ = "association"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    peer_address: Mapped[str] = mapped_column(String(64))
+    began_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    end: Mapped[str | None] = mapped_column(String(16))
+
+
+class StudyRow(Base):
+    """A study; the identity attributes are those of its first instance."""
+
+    __tablename__ = "study"
+    study_instance_uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
+    patient_id: Mapped[str] = mapped_column(String(330), index=True)
+    issuer_of_patient_id: Mapped[str] = mapped_column(String(330))
+    patient_name: Mapped[str] = mapped_column(String(330), index=True)
+    patient_birth_date: Mapped[str] = mapped_column(String(330))
+    accession_number: Mapped[str] = mapped_column(String(330), index=True)
+    description: Mapped[str] = mapped_column(String(64))
+    study_date: Mapped[str] = mapped_column(String(18), index=True)
+    conflict: Mapped[bool] = mapped_column(Boolean, default=False)
+    first_received_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class SeriesRow(Base):
+    """A series; `revision` counts up whenever an instance of it is filed."""
+
+    __tablename__ = "series"
+    series_instance_uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("study.study_instance_uid"), index=True
+    )
+    modality: Mapped[str] = mapped_column(String(16))
+    description: Mapped[str] = mapped_column(String(64))
+    number: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    revision: Mapped[int] = mapped_column(default=0)
+    last_received_at: Mapped[datetime]
+    attributes: Mapped[dict[str, Any]]
+    decided_at: Mapped[datetime | None]
+    decision: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("ix_series_state_last_received_at", "state", "last_received_at"),)
+
+
+class SeriesAssociationRow(Base):
+    """Which associations sent images of a series."""
+
+    __tablename__ = "series_association"
+    series_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("series.series_instance_uid"), primary_key=True
+    )
+    association_id: Mapped[str] = mapped_column(
+        ForeignKey("association.id"), primary_key=True, index=True
+    )
+
+
+class InstanceRow(Base):
+    """One version of an instance. The same SOP Instance UID with other content is a new version."""
+
+    __tablename__ = "instance"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(_Uid)
+    sop_class_uid: Mapped[str] = mapped_column(_Uid)
+    series_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("series.series_instance_uid"), index=True
+    )
+    transfer_syntax_uid: Mapped[str] = mapped_column(_Uid)
+    digest: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    current: Mapped[bool]
+    identity: Mapped[dict[str, Any]]
+    store_key: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int] = mapped_column(_Id)
+    received_at: Mapped[datetime]
+    association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "digest"),)
+
+
+class ConflictRow(Base):
+    """An identity attribute that differs within a study or between versions of an instance."""
+
+    __tablename__ = "conflict"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("study.study_instance_uid"), index=True
+    )
+    series_instance_uid: Mapped[str] = mapped_column(_Uid)
+    sop_instance_uid: Mapped[str] = mapped_column(_Uid)
+    keyword: Mapped[str] = mapped_column(String(64))
+    earlier: Mapped[str] = mapped_column(Text)
+    later: Mapped[str] = mapped_column(Text)
+    found_at: Mapped[datetime]
+    decided_at: Mapped[datetime | None]
+    decision: Mapped[str | None] = mapped_column(String(16))
+
+
+class RouteDecisionRow(Base):
+    """Why a route took a series, or why not, at one revision of the series."""
+
+    __tablename__ = "route_decision"
+    series_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("series.series_instance_uid"), primary_key=True
+    )
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    route: Mapped[str] = mapped_column(String(64), primary_key=True)
+    matched: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class JobRow(Base):
+    """One analysis. Unique by route, model version, input and run: two nodes make one job."""
+
+    __tablename__ = "job"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("study.study_instance_uid"), index=True
+    )
+    route: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str] = mapped_column(String(64))
+    model_version: Mapped[str] = mapped_column(String(32))
+    queue: Mapped[str] = mapped_column(String(64))
+    destinations: Mapped[list[Any]]
+    input_digest: Mapped[str] = mapped_column(String(64))
+    run: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
+    queued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    next_try_at: Mapped[datetime | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    remedy: Mapped[str] = mapped_column(Text, default="")
+    summary: Mapped[dict[str, Any]]
+    __table_args__ = (
+        UniqueConstraint("route", "model", "model_version", "input_digest", "run"),
+        Index("ix_job_state_next_try_at", "state", "next_try_at"),
+    )
+
+
+class JobSeriesRow(Base):
+    """The series of a job's input."""
+
+    __tablename__ = "job_series"
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("series.series_instance_uid"), primary_key=True, index=True
+    )
+
+
+class JobInstanceRow(Base):
+    """The versions of the instances in a job's input."""
+
+    __tablename__ = "job_instance"
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
+
+
+class JobEventRow(Base):
+    """One step in a job's life."""
+
+    __tablename__ = "job_event"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(16))
+    note: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(String(64))
+
+
+class FindingRow(Base):
+    """One lesion, or the statement that none is there."""
+
+    __tablename__ = "finding"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    number: Mapped[int]
+    label: Mapped[str] = mapped_column(String(64))
+    present: Mapped[bool]
+    tracking_uid: Mapped[str] = mapped_column(_Uid)
+    category: Mapped[dict[str, Any]]
+    type: Mapped[dict[str, Any]]
+    site: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    color: Mapped[list[Any]]
+    centre: Mapped[list[Any] | None] = mapped_column(JSON)
+    box: Mapped[list[Any] | None] = mapped_column(JSON)
+    slices: Mapped[list[Any] | None] = mapped_column(JSON)
+    probability: Mapped[float | None]
+
+
+class MeasurementRow(Base):
+    """One measured value of a finding."""
+
+    __tablename__ = "measurement"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    finding_id: Mapped[int] = mapped_column(ForeignKey("finding.id"), index=True)
+    concept_value: Mapped[str] = mapped_column(String(16))
+    concept_scheme: Mapped[str] = mapped_column(String(16))
+    concept_meaning: Mapped[str] = mapped_column(String(64))
+    value: Mapped[float] = mapped_column(Float)
+    unit_value: Mapped[str] = mapped_column(String(16))
+    unit_scheme: Mapped[str] = mapped_column(String(16))
+    unit_meaning: Mapped[str] = mapped_column(String(64))
+    method: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+
+class ResultRow(Base):
+    """One object that a job made. The bytes under `store_key` are never written again."""
+
+    __tablename__ = "result"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    sop_class_uid: Mapped[str] = mapped_column(_Uid)
+    sop_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
+    series_instance_uid: Mapped[str] = mapped_column(_Uid)
+    store_key: Mapped[str] = mapped_column(String(255))
+    digest: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(_Id)
+    created_at: Mapped[datetime]
+    __table_args__ = (UniqueConstraint("job_id", "kind"),)
+
+
+class TransferRow(Base):
+    """The delivery of one result to one destination."""
+
+    __tablename__ = "transfer"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("study.study_instance_uid"), index=True
+    )
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    next_try_at: Mapped[datetime | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    status: Mapped[int | None]
+    message: Mapped[str] = mapped_column(Text, default="")
+    sent_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        Index("ix_transfer_state_destination", "state", "destination", "next_try_at"),
+    )
+
+
+class TransferAttemptRow(Base):
+    """One try to deliver, and how it ended."""
+
+    __tablename__ = "transfer_attempt"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    transfer_id: Mapped[int] = mapped_column(ForeignKey("transfer.id"), index=True)
+    at: Mapped[datetime]
+    status: Mapped[int | None]
+    message: Mapped[str] = mapped_column(Text)
+
+
+class DestinationRow(Base):
+    """How a destination did lately: the wait before the next try is kept across restarts."""
+
+    __tablename__ = "destination"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None]
+    last_error: Mapped[str] = mapped_column(Text, default="")
+    last_success_at: Mapped[datetime | None]

@@ -1,0 +1,442 @@
+"""Settings: `sentinode.toml` and `SENTINODE_…` variables, read in one place, frozen.
+
+A variable overrides the file: `SENTINODE_NODE__PORT=11112` is `port` under `[node]`. Peers and
+routes are lists and live in the file. Every fault is reported at once, by its full key.
+Nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from core.errors import InvalidValueError, ModelSpecError, SettingsError
+from core.identifiers import AETitle, DicomAddress
+from core.modelspec import find_specs
+
+ENV_PREFIX = "SENTINODE_"
+DEFAULT_FILE = Path("sentinode.toml")
+
+Title = Annotated[str, AfterValidator(lambda text: str(AETitle(text)))]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeSettings(_Section):
+    """`[node]`: who we are on the network, and whom we talk to."""
+
+    ae_title: Title = Field("SENTINODE", description="Our AE title; called AE must be this")
+    host: str = Field("0.0.0.0", description="Address to listen on")  # noqa: S104 - a server
+    port: Port = Field(11112, description="Port to listen on")
+    accept_unknown: bool = Field(False, description="Take associations from unknown AE titles")
+    max_associations: Annotated[int, Field(ge=1)] = Field(
+        32, description="Most associations at once; one more is rejected for now"
+    )
+    max_pdu: Annotated[int, Field(ge=4096, le=131072)] = Field(
+        131072, description="Largest PDU that we receive, bytes"
+    )
+    acse_timeout: Seconds = Field(30, description="Wait for association messages, seconds")
+    dimse_timeout: Seconds = Field(60, description="Wait for a DIMSE message, seconds")
+    network_timeout: Seconds = Field(120, description="Idle association is aborted, seconds")
+
+
+class StorageSettings(_Section):
+    """`[storage]`: where bytes lie."""
+
+    data: Path = Field(Path("data"), description="Folder for everything embedded")
+    spool: Path | None = Field(None, description="Folder of the spool; default: data/spool")
+    store: str = Field("", description="Folder or fsspec URL of the store; default: data/store")
+    min_free_mb: Annotated[int, Field(ge=0)] = Field(
+        1024, description="Refuse instances (0xA700) when the spool's disk has less free, MB"
+    )
+
+
+class LedgerSettings(_Section):
+    """`[ledger]`: the SQL database."""
+
+    url: str = Field("", description="SQLAlchemy URL; default: SQLite in data/ledger.db")
+
+
+class QueueSettings(_Section):
+    """`[queue]`: the Celery broker."""
+
+    url: str = Field("", description="Broker URL; default: the Valkey inside `sentinode up`")
+    name: Name = Field("cpu", description="Queue for jobs whose route names none")
+    republish_seconds: Seconds = Field(
+        20, description="Publish a job again when no worker took it for so long"
+    )
+
+
+class CompletenessSettings(_Section):
+    """`[completeness]`: when a series is whole."""
+
+    quiet_seconds: Seconds = Field(
+        5, description="Whole when nothing came for so long after the association ended"
+    )
+    broken_quiet_seconds: Seconds = Field(
+        30, description="The same after an association that broke off: the sender may try again"
+    )
+
+
+class JobSettings(_Section):
+    """`[jobs]`: leases and attempts."""
+
+    lease_seconds: Seconds = Field(30, description="A worker that is silent so long has died")
+    max_attempts: Annotated[int, Field(ge=1)] = Field(
+        3, description="Attempts at a job before it is failed (or quarantined, if workers died)"
+    )
+    retry_seconds: Seconds = Field(5, description="First wait after a passing trouble; doubles")
+
+
+class WorkerSettings(_Section):
+    """`[worker]`: how a worker computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where torch runs")
+    queues: tuple[Name, ...] = Field((), description="Queues to serve; default: gpu,cpu by device")
+    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="Slices per batch")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads of torch; 0: its default")
+
+
+class ModelSettings(_Section):
+    """`[models]`: where packages lie beside the built-in ones."""
+
+    folders: tuple[Path, ...] = Field((), description="Folders that hold model packages")
+
+
+class ResultSettings(_Section):
+    """`[results]`: what the objects say."""
+
+    min_volume_ml: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Least lesion volume, mL; default: the model's own"
+    )
+    max_segments: Annotated[int, Field(ge=1)] = Field(
+        50, description="Most lesions per SEG; the largest are kept, the rest is counted"
+    )
+    uid_root: Annotated[str, Field(pattern=r"^$|^[0-9]+(\.[0-9]+)*$", max_length=40)] = Field(
+        "", description="Your own UID root; default: UUID-derived UIDs (2.25)"
+    )
+    institution: str = Field("", max_length=64, description="Institution of the equipment")
+
+
+class DeliverySettings(_Section):
+    """`[delivery]`: how results go out."""
+
+    retry_seconds: Seconds = Field(5, description="First wait after a failed try; doubles")
+    retry_max_seconds: Seconds = Field(300, description="Longest wait between tries")
+    max_refusals: Annotated[int, Field(ge=1)] = Field(
+        5, description="Tries at an object that the destination answers with an error"
+    )
+    timeout: Seconds = Field(60, description="Wait for the destination's answer, seconds")
+
+
+class LogSettings(_Section):
+    """`[logs]`: what is told, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level")
+    json_lines: bool = Field(False, description="One JSON object a line instead of text")
+
+
+class Peer(_Section):
+    """`[[peers]]`: an AE title that we know."""
+
+    name: Name = Field(description="How routes and commands call it")
+    ae_title: Title = Field(description="Its AE title")
+    host: str | None = Field(None, description="Its address, where we send to it")
+    port: Port | None = Field(None, description="Its port, where we send to it")
+    send: bool = Field(True, description="May send us images")
+    query: bool = Field(False, description="May query and retrieve")
+    worklist: bool = Field(False, description="May query the worklist")
+    archive: bool = Field(False, description="Gets results by default")
+    commit: bool = Field(False, description="Is asked for storage commitment")
+
+    @property
+    def address(self) -> DicomAddress | None:
+        """Where it listens, or None if nothing can be sent to it."""
+        if self.host is None or self.port is None:
+            return None
+        return DicomAddress(AETitle(self.ae_title), self.host, self.port)
+
+
+class RegexRule(_Section):
+    """A value must match a regular expression somewhere."""
+
+    regex: str
+
+
+class RangeRule(_Section):
+    """A number must lie in a range, ends included."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+Rule = str | int | float | list[str | int | float] | RegexRule | RangeRule
+
+
+class Route(_Section):
+    """`[[routes]]`: which series go to which model, and where the results go."""
+
+    name: Name = Field(description="How logs and explanations call it")
+    model: str = Field(description="Model package")
+    match: dict[str, Rule] = Field({}, description="DICOM keyword → what its value must be")
+    min_instances: Annotated[int, Field(ge=1)] = Field(1, description="Least images of the series")
+    destinations: tuple[str, ...] | None = Field(
+        None, description="Peers that get the results; default: those with archive = true"
+    )
+    queue: Name | None = Field(None, description="Queue of its jobs; default: queue.name")
+
+
+class Settings(BaseSettings):
+    """All settings. Build it with `load`, which reports every fault at once."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__"
+    )
+
+    node: NodeSettings = NodeSettings()
+    storage: StorageSettings = StorageSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    queue: QueueSettings = QueueSettings()
+    completeness: CompletenessSettings = CompletenessSettings()
+    jobs: JobSettings = JobSettings()
+    worker: WorkerSettings = WorkerSettings()
+    models: ModelSettings = ModelSettings()
+    results: ResultSettings = ResultSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    logs: LogSettings = LogSettings()
+    peers: tuple[Peer, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return env_settings, init_settings
+
+    @property
+    def data(self) -> Path:
+        """Folder for everything embedded, absolute."""
+        return self.storage.data.absolute()
+
+    @property
+    def spool(self) -> Path:
+        """Folder of the spool, absolute."""
+        return (self.storage.spool or self.storage.data / "spool").absolute()
+
+    @property
+    def store_url(self) -> str:
+        """Folder or URL of the store."""
+        return self.storage.store or str(self.data / "store")
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.ledger.url or f"sqlite:///{self.data / 'ledger.db'}"
+
+    @property
+    def embedded_ledger(self) -> bool:
+        """Whether the ledger is our own SQLite file, which we may migrate unasked."""
+        return self.ledger_url.startswith("sqlite")
+
+    @property
+    def embedded_broker(self) -> bool:
+        """Whether the broker is the Valkey that `sentinode up` starts."""
+        return not self.queue.url
+
+    def peer(self, name: str) -> Peer | None:
+        """The peer of that name."""
+        return next((peer for peer in self.peers if peer.name == name), None)
+
+    def destinations(self, route: Route) -> tuple[str, ...]:
+        """Names of the peers that get the results of `route`."""
+        if route.destinations is not None:
+            return route.destinations
+        return tuple(peer.name for peer in self.peers if peer.archive)
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from `path` (default: sentinode.toml, if it exists) and the environment.
+
+    `overrides` are sections that replace the file's, for embedding. Relative folders are taken
+    from the folder of the file.
+
+    Raises:
+        SettingsError: with every fault, each by its full key.
+    """
+    source = path or DEFAULT_FILE
+    raw: dict[str, Any] = {}
+    if source.is_file():
+        try:
+            raw = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(str(source), [f"not valid TOML: {error}"]) from error
+    elif path is not None:
+        raise SettingsError(str(path), ["there is no such file; `sentinode init` writes one"])
+    raw = {**raw, **(overrides or {})}
+    raw = _anchored(raw, source.absolute().parent)
+
+    faults: list[str] = []
+    settings: Settings | None = None
+    try:
+        settings = Settings(**raw)
+    except ValidationError as error:
+        faults += _faults_of(error)
+    except InvalidValueError as error:
+        faults.append(str(error))
+    faults += _cross_faults(_with_environment(raw))
+    if faults or settings is None:
+        raise SettingsError(str(source), sorted(set(faults)))
+    return settings
+
+
+def _anchored(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make relative paths absolute, so that every process of the node means the same folder."""
+
+    def anchor(value: Any) -> Any:
+        return str(folder / value) if isinstance(value, str) and value else value
+
+    raw = dict(raw)
+    storage = raw.get("storage", {})
+    if isinstance(storage, dict):
+        storage = {"data": "data", **storage}
+        for key in ("data", "spool"):
+            if key in storage:
+                storage[key] = anchor(storage[key])
+        if isinstance(storage.get("store"), str) and "://" not in storage["store"]:
+            storage["store"] = anchor(storage["store"])
+        raw["storage"] = storage
+    models = raw.get("models", {})
+    if isinstance(models, dict) and isinstance(models.get("folders"), list):
+        raw["models"] = {**models, "folders": [anchor(item) for item in models["folders"]]}
+    return raw
+
+
+def _faults_of(error: ValidationError) -> list[str]:
+    return [f"{_key(fault['loc'])}: {_message(fault)}" for fault in error.errors()]
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    key = ""
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        # pydantic names the member of a union that it tried; that is not part of the key
+        elif part not in {"str", "int", "float", "RegexRule", "RangeRule"} and "[" not in part:
+            key += f".{part}" if key else part
+    return key
+
+
+def _message(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key"
+    text = str(fault["msg"])
+    value = fault.get("input")
+    shown = f" (it is {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return text[0].lower() + text[1:] + shown
+
+
+def _with_environment(raw: dict[str, Any]) -> dict[str, Any]:
+    """Overlay the variables, for the checks that look across sections."""
+    try:
+        environment = EnvSettingsSource(Settings)()
+    except ValueError:  # a variable that is no JSON is reported by pydantic already
+        return raw
+    merged = dict(raw)
+    for section, values in environment.items():
+        if isinstance(values, dict) and isinstance(merged.get(section, {}), dict):
+            merged[section] = {**merged.get(section, {}), **values}
+        else:
+            merged[section] = values
+    return merged
+
+
+def _cross_faults(raw: dict[str, Any]) -> list[str]:
+    """Faults that need more than one key. Works on raw values, so that they show at once."""
+    faults: list[str] = []
+    peers = _dicts(raw.get("peers"))
+    routes = _dicts(raw.get("routes"))
+    faults += _doubles("peers", [peer.get("name") for peer in peers])
+    faults += _doubles("routes", [route.get("name") for route in routes])
+    faults += _doubles("peers", [peer.get("ae_title") for peer in peers], key="ae_title")
+
+    folders = (
+        raw.get("models", {}).get("folders", ()) if isinstance(raw.get("models"), dict) else ()
+    )
+    try:
+        known = set(find_specs(tuple(Path(folder) for folder in folders)))
+    except ModelSpecError as error:
+        return [*faults, f"models.folders: {error}"]
+    sendable = {peer.get("name") for peer in peers if peer.get("host") and peer.get("port")}
+    named = {peer.get("name") for peer in peers}
+    for index, peer in enumerate(peers):
+        if (peer.get("archive") or peer.get("commit")) and peer.get("name") not in sendable:
+            faults.append(f"peers[{index}].host: an archive needs host and port to be sent to")
+    for index, route in enumerate(routes):
+        model = route.get("model")
+        if isinstance(model, str) and model not in known:
+            names = ", ".join(sorted(known)) or "none"
+            faults.append(
+                f"routes[{index}].model: no model {model!r} is installed (there is: {names})"
+            )
+        for number, name in enumerate(route.get("destinations") or ()):
+            key = f"routes[{index}].destinations[{number}]"
+            if name not in named:
+                faults.append(f"{key}: no peer is called {name!r}")
+            elif name not in sendable:
+                faults.append(f"{key}: peer {name!r} has no host and port to send to")
+        match = route.get("match")
+        for keyword, rule in match.items() if isinstance(match, dict) else ():
+            faults += _rule_faults(f"routes[{index}].match.{keyword}", keyword, rule)
+    return faults
+
+
+def _rule_faults(key: str, keyword: str, rule: Any) -> list[str]:
+    from pydicom.datadict import tag_for_keyword  # noqa: PLC0415 - 0.2 s; only with routes
+
+    faults = []
+    if tag_for_keyword(keyword) is None:
+        faults.append(f"{key}: {keyword!r} is no DICOM keyword")
+    if isinstance(rule, dict) and isinstance(rule.get("regex"), str):
+        try:
+            re.compile(rule["regex"])
+        except re.error as error:
+            faults.append(f"{key}.regex: {error}")
+    if isinstance(rule, dict) and "regex" not in rule and not {"min", "max"} & set(rule):
+        faults.append(f"{key}: write a value, a list, {{ regex = … }} or {{ min = …, max = … }}")
+    return faults
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _doubles(section: str, names: list[Any], key: str = "name") -> list[str]:
+    seen: set[Any] = set()
+    faults = []
+    for index, name in enumerate(names):
+        if name is not None and name in seen:
+            faults.append(f"{section}[{index}].{key}: {name!r} is used twice")
+        seen.add(name)
+    return faults
