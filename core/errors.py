@@ -9,7 +9,8 @@ it gets. A message says what happened, where, and what to do::
     ├── RefusedError             an instance the door does not take        (has a DIMSE status)
     │   ├── OutOfSpaceError      0xA700  PS3.4 Table B.2-1, Refused: Out of Resources
     │   ├── MismatchError        0xA900  PS3.4 Table B.2-1, Data Set does not match SOP Class
-    │   └── UnreadableError      0xC000  PS3.4 Table B.2-1, Cannot understand
+    │   ├── UnreadableError      0xC000  PS3.4 Table B.2-1, Cannot understand
+    │   └── NotAuthorisedError   0x0124  PS3.7 Annex C, Refused: Not Authorized
     ├── LedgerError              the database is away or not as expected   (retry)
     │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
     │   └── NotFoundError        no such job, study, result               (no retry)
@@ -86,6 +87,13 @@ class UnreadableError(RefusedError):
     """The data set cannot be read, ends early, or lacks what is needed to file it."""
 
     status = 0xC000
+
+
+class NotAuthorisedError(RefusedError):
+    """The peer is known but may not do this."""
+
+    status = 0x0124
+    remedy = "Set send = true for this peer if it may send images."
 
 
 class LedgerError(SentinodeError):

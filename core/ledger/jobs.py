@@ -69,7 +69,8 @@ class Jobs:
         digest = _input_digest(new.instances)
         # derived, so that two nodes, or a restored ledger, give the same results the same UIDs
         job_id = _job_id(new, digest, run)
-        study = session.get(StudyRow, new.study_instance_uid)
+        # locked, as intake does: a conflict found at this moment is seen here, or sees the job
+        study = session.get(StudyRow, new.study_instance_uid, with_for_update=True)
         held = study is not None and study.conflict
         made = insert_unless_there(
             session,

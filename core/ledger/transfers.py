@@ -90,11 +90,11 @@ class Transfers:
             row.sent_at = now
         return True
 
-    def let_go(self, transfer_id: int, owner: str) -> None:
-        """Give a claimed transfer back that was never tried."""
+    def let_go(self, transfer_id: int, owner: str, message: str) -> None:
+        """Give a claimed transfer back that was not tried, and say why."""
         row = self._locked(transfer_id)
         if row.state == TransferState.SENDING and row.lease_owner == owner:
-            row.state = TransferState.DUE
+            row.state, row.message = TransferState.DUE, message
             row.lease_owner = row.lease_until = None
 
     def refusals(self, transfer_id: int) -> int:

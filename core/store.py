@@ -1,0 +1,170 @@
+"""The store: bytes of instances and results, in a folder or behind any fsspec URL.
+
+Keys are made here from UIDs and digests, never from anything else that a peer sent. In a
+folder a key appears only when its bytes and its directory entry are on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+
+from core.errors import StoreError
+
+_DIGEST_IN_KEY = 16
+
+
+def instance_key(study_uid: str, series_uid: str, sop_uid: str, digest: str) -> str:
+    """Key of one version of an instance. The UIDs are `core.identifiers.UID`s."""
+    return f"instances/{study_uid}/{series_uid}/{sop_uid}-{digest[:_DIGEST_IN_KEY]}.dcm"
+
+
+def result_key(job_id: str, owner: str, name: str) -> str:
+    """Key of a result, of this attempt only: two workers never write the same key."""
+    return f"results/{job_id}/{owner.rpartition(':')[2]}/{name}"
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the folder's entries durable (a file's own fsync does not do that)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder_durable(folder: Path) -> None:
+    """Make a folder, its parents, and their entries durable."""
+    if folder.is_dir():
+        return
+    make_folder_durable(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
+
+
+class Store:
+    """Bytes by key.
+
+    Raises:
+        StoreError: the URL is none that fsspec knows.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            filesystem, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise StoreError(f"storage.store is not usable: {url!r}: {error}") from error
+        self._fs: Any = filesystem
+        self._root = str(root)
+        protocol = filesystem.protocol
+        self._local = "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
+
+    def put_file(self, key: str, source: Path) -> None:
+        """Store a durable file under `key`; the source stays. Existing bytes are kept.
+
+        Raises:
+            StoreError: the bytes are not safely there.
+        """
+        try:
+            if not self._local:
+                if not self._fs.exists(self._path(key)):
+                    self._fs.put_file(str(source), self._path(key))
+                return
+            target = Path(self._path(key))
+            if target.exists():
+                return
+            make_folder_durable(target.parent)
+            try:
+                # same disk: the very bytes that were fsynced before, under a second name
+                os.link(source, target)
+            except FileExistsError:
+                pass
+            except OSError:
+                self._write_local(target, source)
+            fsync_folder(target.parent)
+        except OSError as error:
+            raise StoreError(f"{key} cannot be stored: {error}") from error
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`, durably.
+
+        Raises:
+            StoreError: the bytes are not safely there.
+        """
+        try:
+            if not self._local:
+                self._fs.pipe_file(self._path(key), data)
+                return
+            target = Path(self._path(key))
+            make_folder_durable(target.parent)
+            self._write_local(target, data)
+            fsync_folder(target.parent)
+        except OSError as error:
+            raise StoreError(f"{key} cannot be stored: {error}") from error
+
+    def open(self, key: str) -> IO[bytes]:
+        """Open the bytes under `key` for reading.
+
+        Raises:
+            StoreError: they are not there or cannot be read.
+        """
+        try:
+            return cast("IO[bytes]", self._fs.open(self._path(key), "rb"))
+        except OSError as error:
+            raise StoreError(f"{key} cannot be read from the store: {error}") from error
+
+    def get(self, key: str) -> bytes:
+        """The bytes under `key`.
+
+        Raises:
+            StoreError: they are not there or cannot be read.
+        """
+        with self.open(key) as stream:
+            return stream.read()
+
+    def exists(self, key: str) -> bool:
+        """Whether something is stored under `key`."""
+        return bool(self._fs.exists(self._path(key)))
+
+    def probe(self) -> None:
+        """Write, read and delete a small object.
+
+        Raises:
+            StoreError: one of the three does not work.
+        """
+        key = f"probe/{uuid.uuid4().hex}"
+        self.put_bytes(key, b"probe")
+        if self.get(key) != b"probe":
+            raise StoreError("the store returned other bytes than were written")
+        try:
+            self._fs.rm_file(self._path(key))
+        except OSError as error:
+            raise StoreError(f"the store does not delete: {error}") from error
+
+    def describe(self, key: str) -> str:
+        """Where a person finds the bytes: a path, or a URL."""
+        return self._path(key) if self._local else str(self._fs.unstrip_protocol(self._path(key)))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    @staticmethod
+    def _write_local(target: Path, source: Path | bytes) -> None:
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with temporary.open("wb") as stream:
+                if isinstance(source, bytes):
+                    stream.write(source)
+                else:
+                    with source.open("rb") as original:
+                        shutil.copyfileobj(original, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)

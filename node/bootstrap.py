@@ -1,0 +1,91 @@
+"""The only place where the node's parts are wired together."""
+
+from __future__ import annotations
+
+import structlog
+
+from core.errors import LedgerError
+from core.ledger import Ledger
+from core.modelspec import find_specs
+from core.queue import make_app, publish
+from core.settings import Settings
+from core.store import Store
+from node.dispatch import Dispatcher
+from node.intake import Intake
+from node.loop import run, stop_on_signals, until_done
+from node.scp import Door
+from node.sender import Sender
+
+log = structlog.get_logger()
+
+
+def ready_ledger(settings: Settings) -> Ledger:
+    """The ledger, its tables at the newest revision.
+
+    Our own SQLite file is upgraded unasked; a server's tables are the administrator's.
+
+    Raises:
+        LedgerError: the tables are older or newer than this version of the software.
+    """
+    ledger = Ledger(settings.ledger_url)
+    if settings.embedded_ledger:
+        ledger.upgrade()
+        return ledger
+    revision, head = ledger.revision(), Ledger.head()
+    if revision != head:
+        error = LedgerError(
+            f"the ledger's tables are at revision {revision or 'none'}, this version needs {head}",
+            remedy="Run `sentinode db upgrade`.",
+        )
+        error.retry = False
+        raise error
+    return ledger
+
+
+def make_intake(settings: Settings, ledger: Ledger) -> Intake:
+    """Intake of this machine's spool."""
+    return Intake(settings.spool, Store(settings.store_url), ledger)
+
+
+def make_dispatcher(settings: Settings, ledger: Ledger) -> Dispatcher:
+    """Dispatch to the broker of the settings."""
+    app = make_app(settings)
+    specs = find_specs(settings.models.folders)
+    return Dispatcher(settings, ledger, specs, lambda job, queue: publish(app, job, queue))
+
+
+def make_sender(settings: Settings, ledger: Ledger) -> Sender:
+    """The sender to the peers of the settings."""
+    return Sender(settings, ledger, Store(settings.store_url))
+
+
+def run_scp(settings: Settings) -> None:
+    """Role scp: the door, until SIGTERM."""
+    stop = stop_on_signals()
+    door = Door(settings)
+    stop.wait()
+    door.close()
+
+
+def run_intake(settings: Settings) -> None:
+    """Role intake: from the spool into store and ledger, until SIGTERM."""
+    stop = stop_on_signals()
+    ledger = until_done(lambda: ready_ledger(settings), stop)
+    if ledger is not None:
+        run(make_intake(settings, ledger).step, stop)
+
+
+def run_dispatch(settings: Settings) -> None:
+    """Role dispatch: decides, routes and publishes, until SIGTERM."""
+    stop = stop_on_signals()
+    ledger = until_done(lambda: ready_ledger(settings), stop)
+    if ledger is not None:
+        run(make_dispatcher(settings, ledger).step, stop)
+
+
+def run_send(settings: Settings) -> None:
+    """Role send: delivers results, until SIGTERM."""
+    stop = stop_on_signals()
+    ledger = until_done(lambda: ready_ledger(settings), stop)
+    if ledger is not None:
+        run(make_sender(settings, ledger).step, stop)

@@ -1,0 +1,103 @@
+"""What we accept and propose: SOP class × transfer syntax × role, in one table.
+
+The conformance statement is printed from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import AllStoragePresentationContexts, VerificationPresentationContexts
+from pynetdicom.presentation import PresentationContext, build_context
+
+# Uncompressed first: a sender that offers both should send what everybody can read.
+TRANSFER_SYNTAXES: tuple[UID, ...] = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+    RLELossless,
+)
+UNCOMPRESSED: tuple[UID, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+VERIFICATION = UID(str(VerificationPresentationContexts[0].abstract_syntax))
+STORAGE_CLASSES: tuple[UID, ...] = tuple(
+    UID(str(context.abstract_syntax)) for context in AllStoragePresentationContexts
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRow:
+    """One line of the table."""
+
+    sop_class: UID
+    transfer_syntaxes: tuple[UID, ...]
+    role: str
+
+
+def table() -> tuple[ContextRow, ...]:
+    """Everything that the node accepts, as the conformance statement lists it."""
+    return (
+        ContextRow(VERIFICATION, UNCOMPRESSED, "SCP"),
+        *(ContextRow(uid, TRANSFER_SYNTAXES, "SCP") for uid in STORAGE_CLASSES),
+    )
+
+
+def accepted() -> list[PresentationContext]:
+    """The table as presentation contexts of an acceptor (PS3.8 Section 9.3.3)."""
+    return [build_context(row.sop_class, list(row.transfer_syntaxes)) for row in table()]
+
+
+# PS3.8 Section 9.3.2.2: context ids are odd numbers up to 255.
+MOST_PROPOSED = 128
+
+
+def proposed(objects: set[tuple[str, str]]) -> list[PresentationContext]:
+    """Contexts to send `objects`, pairs of SOP class and the transfer syntax they are stored in.
+
+    One context for each pair as it is stored, so that bytes go out unchanged, and for objects
+    that are not compressed one more with Implicit VR Little Endian, which every DICOM system
+    must accept (PS3.5 Section 10.1).
+
+    Raises:
+        ValueError: more contexts than an association can carry.
+    """
+    contexts = [build_context(cls, [syntax]) for cls, syntax in sorted(objects)]
+    contexts += [
+        build_context(cls, [ImplicitVRLittleEndian])
+        for cls in sorted({cls for cls, syntax in objects if syntax in UNCOMPRESSED})
+        if (cls, ImplicitVRLittleEndian) not in objects
+    ]
+    if len(contexts) > MOST_PROPOSED:
+        raise ValueError(f"{len(contexts)} presentation contexts do not fit one association")
+    return contexts

@@ -1,0 +1,229 @@
+"""The sender: what is due goes out, in order, until the destination has it.
+
+One association carries all that is due for a destination. Every attempt and status is kept.
+A destination that is away waits with exponential backoff and jitter, and gets everything when
+it is back.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from pydicom.dataset import Dataset
+
+from core import clock
+from core.domain import Transfer
+from core.errors import PeerError, StoreError
+from core.identifiers import DicomAddress
+from core.ledger import Ledger
+from core.lifecycle import TransferState
+from core.settings import Settings
+from core.store import Store
+from node.scu import NoContextError, ObjectUnreadableError, associate, contexts_for, read_object
+from node.scu import store as c_store
+
+log = structlog.get_logger()
+
+_LEASE = timedelta(seconds=120)
+_JITTER = 0.2
+_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a C-STORE status means for a transfer (PS3.4 Table B.2-1, PS3.7 Annex C)."""
+
+    state: TransferState
+    message: str
+    retry: bool = False
+    refusal: bool = False
+
+
+def judge(status: int, comment: str) -> Verdict:
+    """Judge a status: success and warnings are delivered, out of resources comes again."""
+    text = f"0x{status:04X}" + (f" {comment}" if comment else "")
+    if status == 0x0000:
+        return Verdict(TransferState.SENT, "success")
+    if status in {0x0001, 0x0107, 0x0116} or 0xB000 <= status <= 0xBFFF:
+        return Verdict(TransferState.SENT, f"stored with a warning: {text}")
+    if 0xA700 <= status <= 0xA7FF:
+        return Verdict(TransferState.DUE, f"out of resources: {text}", retry=True)
+    if status in {0x0122, 0x0124}:
+        return Verdict(TransferState.REFUSED, f"SOP class or sender not allowed: {text}")
+    return Verdict(TransferState.DUE, f"refused: {text}", refusal=True)
+
+
+def backoff(failures: int, first: float, longest: float, spread: float) -> timedelta:
+    """Wait before the next try: doubling, with jitter; `spread` is in 0 to 1."""
+    seconds = min(first * 2 ** min(failures, 30), longest)
+    return timedelta(seconds=seconds * (1 + _JITTER * (2 * spread - 1)))
+
+
+class Sender:
+    """Delivers results to their destinations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        store: Store,
+        now: Callable[[], datetime] = clock.now,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._store = store
+        self._now = now
+        self._owner = f"sender:{uuid.uuid4().hex}"
+
+    def step(self) -> int:
+        """Deliver what is due now; returns how many objects were delivered.
+
+        Destinations are served side by side: one that is slow does not hold up the others.
+
+        Raises:
+            LedgerError: SQL is away.
+        """
+        with self._ledger.read() as work:
+            names = work.transfers.destinations_due(self._now())
+        if not names:
+            return 0
+        with ThreadPoolExecutor(max_workers=len(names)) as pool:
+            return sum(pool.map(self._serve, names))
+
+    def _serve(self, name: str) -> int:
+        now = self._now()
+        with self._ledger.write() as work:
+            transfers = work.transfers.claim(name, self._owner, now + _LEASE, now, _BATCH)
+        if not transfers:
+            return 0
+        peer = self._settings.peer(name)
+        address = peer.address if peer else None
+        if address is None:
+            unknown = Verdict(TransferState.FAILED, f"no peer {name!r} to send to in the settings")
+            for transfer in transfers:
+                self._record(transfer, unknown, None)
+            return 0
+        ready = self._load(transfers)
+        left = {transfer.id: transfer for transfer, _ in ready}
+        delivered, trouble = 0, ""
+        try:
+            for transfer, status, verdict in self._deliver(address, ready):
+                del left[transfer.id]
+                self._record(transfer, verdict, status)
+                delivered += verdict.state == TransferState.SENT
+                if verdict.retry:
+                    trouble = verdict.message
+                    break
+        except PeerError as error:
+            trouble = str(error)
+            if left:  # the object at which it broke: this attempt is kept too
+                broken = left.pop(next(iter(left)))
+                self._record(broken, Verdict(TransferState.DUE, trouble), None)
+        self._after(name, list(left.values()), trouble, delivered)
+        return delivered
+
+    def _load(self, transfers: list[Transfer]) -> list[tuple[Transfer, Dataset]]:
+        """Read the objects; one that cannot be read fails alone."""
+        ready = []
+        for transfer in transfers:
+            try:
+                dataset = read_object(self._store.get(transfer.result.store_key))
+            except StoreError as error:
+                self._record(transfer, Verdict(TransferState.DUE, str(error), refusal=True), None)
+            except ObjectUnreadableError as error:
+                self._record(transfer, Verdict(TransferState.FAILED, str(error)), None)
+            else:
+                ready.append((transfer, dataset))
+        return ready
+
+    def _deliver(
+        self, address: DicomAddress, ready: list[tuple[Transfer, Dataset]]
+    ) -> Iterator[tuple[Transfer, int | None, Verdict]]:
+        """Send over one association, and yield what became of each as it is known.
+
+        Raises:
+            PeerError: the destination is away, or the association broke.
+        """
+        if not ready:
+            return
+        contexts = contexts_for([dataset for _, dataset in ready])
+        timeout = self._settings.delivery.timeout
+        with associate(self._settings.node.ae_title, address, contexts, timeout) as association:
+            for transfer, dataset in ready:
+                with self._ledger.write() as work:
+                    now = self._now()
+                    if not work.transfers.renew(transfer.id, self._owner, now + _LEASE):
+                        continue  # held by an identity conflict since we claimed it
+                try:
+                    status, comment = c_store(association, dataset)
+                except NoContextError as error:
+                    yield transfer, None, Verdict(TransferState.REFUSED, str(error))
+                else:
+                    yield transfer, status, judge(status, comment)
+
+    def _record(self, transfer: Transfer, verdict: Verdict, status: int | None) -> None:
+        delivery = self._settings.delivery
+        now = self._now()
+        with self._ledger.write() as work:
+            state, next_try_at = verdict.state, None
+            if verdict.refusal:
+                refusals = work.transfers.refusals(transfer.id)
+                if refusals + 1 >= delivery.max_refusals:
+                    state = TransferState.REFUSED
+                else:
+                    next_try_at = now + self._wait(refusals)
+            work.transfers.record(
+                transfer.id,
+                self._owner,
+                state,
+                now,
+                status=status,
+                message=verdict.message,
+                next_try_at=next_try_at,
+                refusal=verdict.refusal,
+            )
+        level = log.info if state == TransferState.SENT else log.warning
+        level(
+            "object_sent" if state == TransferState.SENT else "object_not_sent",
+            job=transfer.job_id,
+            kind=str(transfer.result.kind),
+            sop_instance_uid=transfer.result.sop_instance_uid,
+            destination=transfer.destination,
+            state=str(state),
+            message=verdict.message,
+        )
+
+    def _after(self, name: str, rest: list[Transfer], trouble: str, delivered: int) -> None:
+        """Note how the destination did, and give back what was claimed but not tried."""
+        now = self._now()
+        with self._ledger.write() as work:
+            for transfer in rest:
+                work.transfers.let_go(transfer.id, self._owner, trouble)
+            if trouble:
+                failures = work.transfers.failures(name)
+                wait = self._wait(failures)
+                work.transfers.destination_failed(name, trouble, now + wait)
+            elif delivered:
+                work.transfers.destination_well(name, now)
+        if trouble:
+            log.warning(
+                "destination_in_trouble",
+                destination=name,
+                error=trouble,
+                next_try_seconds=round(wait.total_seconds(), 1),
+            )
+
+    def _wait(self, failures: int) -> timedelta:
+        delivery = self._settings.delivery
+        return backoff(
+            failures,
+            delivery.retry_seconds,
+            delivery.retry_max_seconds,
+            random.random(),  # noqa: S311 - jitter, no secret
+        )
