@@ -1,0 +1,67 @@
+"""Coded concepts that results use, and the way from our `Code` to theirs (PS3.3 Section 8)."""
+
+from __future__ import annotations
+
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as PydicomCode
+
+from core.modelspec import Code
+
+
+def concept(code: Code | PydicomCode) -> CodedConcept:
+    """`code` as highdicom's coded concept."""
+    if isinstance(code, PydicomCode):
+        return CodedConcept.from_code(code)
+    return CodedConcept(code.value, code.scheme, code.meaning)
+
+
+# PS3.16 CID 240 Present-Absent.
+PRESENT = concept(codes.cid240.Present)
+ABSENT = concept(codes.cid240.Absent)
+# PS3.16 Annex D: "the certainty that a device places on an individual finding". It claims no
+# more than that the algorithm is so sure; it names no disease.
+CERTAINTY_OF_FINDING = concept(codes.DCM.CertaintyOfFinding)
+PERCENT = concept(codes.UCUM.Percent)
+COMMENT = concept(codes.DCM.Comment)
+PROCESSING_EQUIPMENT = concept(codes.DCM.ProcessingEquipment)
+DEVICE = concept(codes.cid270.Device)
+
+SOURCE = CodedConcept("260753009", "SCT", "Source")
+# PS3.16 CID 5000.
+ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
+
+# PS3.16 CID 100: what was imaged, where the study itself has no procedure code.
+_BRAIN_MRI = concept(codes.LN.BrainMRI)
+_BY_MODALITY = {
+    "MR": concept(codes.cid100.MRIUnspecifiedBodyRegion),
+    "CT": concept(codes.cid100.CTUnspecifiedBodyRegion),
+    "PT": concept(codes.cid100.PETUnspecifiedBodyRegion),
+    "NM": concept(codes.cid100.NMUnspecifiedBodyRegion),
+    "DX": concept(codes.cid100.XRUnspecifiedBodyRegion),
+    "CR": concept(codes.cid100.XRUnspecifiedBodyRegion),
+}
+_IMAGING = concept(codes.cid100.ImagingProcedure)
+
+
+def acquisition_modality(source: Dataset) -> CodedConcept | None:
+    """Modality (0008,0060) as a code of PS3.16 CID 29, where it is one."""
+    for code in codes.cid29.concepts.values():
+        if code.value == source.get("Modality"):
+            return concept(code)
+    return None
+
+
+def procedure_reported(source: Dataset) -> CodedConcept:
+    """The imaging procedure of `source`: the study's own code, else one by modality.
+
+    Source: PS3.16 TID 1500, row 4; IHE AIR.
+    """
+    for item in source.get("ProcedureCodeSequence") or ():
+        if all(item.get(k) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")):
+            return CodedConcept(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
+    modality = str(source.get("Modality", ""))
+    if modality == "MR" and str(source.get("BodyPartExamined", "")).upper() == "BRAIN":
+        return _BRAIN_MRI
+    return _BY_MODALITY.get(modality, _IMAGING)
