@@ -1,0 +1,5 @@
+"""`python -m cli` is `sentinode`."""
+
+from cli import main
+
+main()

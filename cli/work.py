@@ -1,0 +1,311 @@
+"""Looking at the work and deciding about it: worklist, show, retry, conflicts, resolve."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cli.context import age, clock_time, console, load_settings, open_ledger, styled
+
+if TYPE_CHECKING:
+    from core.domain import Finding, Job, Series
+    from core.ledger import Ledger
+    from core.ledger.views import JobLife
+
+_PANEL = "Work"
+_SHORT_ID = 8
+_ACTOR = "administrator"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (worklist, show, study, retry, conflicts, resolve):
+        app.command(rich_help_panel=_PANEL)(command)
+
+
+def worklist(
+    context: typer.Context,
+    state: Annotated[str, typer.Option(help="Only these states, with commas.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Most lines.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep looking until Ctrl-C.")] = False,
+) -> None:
+    """Jobs with state, model, age and error, the newest first."""
+    ledger = open_ledger(load_settings(context))
+    states = _states(state)
+    if as_json:
+        with ledger.read() as work:
+            for job in work.views.jobs(states, limit):
+                typer.echo(json.dumps(asdict(job), default=str))
+        return
+    if not watch:
+        console.print(_worklist_table(ledger, states, limit))
+        return
+    with Live(_worklist_table(ledger, states, limit), console=console, screen=False) as live:
+        try:
+            while True:
+                time.sleep(1)
+                live.update(_worklist_table(ledger, states, limit))
+        except KeyboardInterrupt:
+            return
+
+
+def _states(text: str) -> tuple[Any, ...]:
+    from core.errors import SentinodeError
+    from core.lifecycle import JobState
+
+    try:
+        return tuple(JobState(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        known = ", ".join(JobState)
+        raise SentinodeError(f"{error}", remedy=f"States are: {known}.") from error
+
+
+def _worklist_table(ledger: Ledger, states: tuple[Any, ...], limit: int) -> Table:
+    with ledger.read() as work:
+        jobs = work.views.jobs(states, limit)
+        counts = work.views.counts()
+    summary = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    table = Table(title=f"Worklist — {summary}", title_justify="left", expand=True)
+    for name in ("job", "state", "model", "route", "try", "age", "what"):
+        table.add_column(name, no_wrap=name != "what", ratio=1 if name == "what" else None)
+    for job in jobs:
+        table.add_row(
+            job.id[:_SHORT_ID],
+            styled(job.state),
+            f"{job.model} {job.model_version}",
+            job.route,
+            str(job.attempt),
+            age(job.created_at),
+            Text(_in_a_line(job)),
+        )
+    return table
+
+
+def _in_a_line(job: Job) -> str:
+    return f"{job.reason} — {job.remedy}" if job.remedy else job.reason
+
+
+def show(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="A job's id, or its beginning.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Everything about one job: its life, findings, objects and transfers."""
+    from core.store import Store
+
+    settings = load_settings(context)
+    ledger = open_ledger(settings)
+    with ledger.read() as work:
+        life = work.views.job_life(job)
+    if as_json:
+        typer.echo(json.dumps(asdict(life), default=_plain))
+        return
+    print_life(life, Store(settings.store_url))
+
+
+def print_life(life: JobLife, store: Any) -> None:
+    """Print a job's life, findings, objects and transfers."""
+    job = life.job
+    console.print(f"[bold]Job {job.id}[/bold]  {styled(job.state)}")
+    console.print(Text(f"{job.model} {job.model_version}, route {job.route}, run {job.run}"))
+    console.print(Text(f"study {job.study_instance_uid}"))
+    for series in life.study.series:
+        if series.series_instance_uid in job.series_instance_uids:
+            console.print(Text(f"series {series.description!r}: {series.decision}"))
+    if job.reason:
+        console.print(Text(_in_a_line(job), style="yellow"))
+    events = Table(title="Life", title_justify="left")
+    for name in ("when", "state", "what", "who"):
+        events.add_column(name)
+    for event in life.events:
+        who = event.actor.partition(":")[0]
+        events.add_row(clock_time(event.at), styled(event.state), Text(event.note), who)
+    console.print(events)
+    if life.findings:
+        console.print(findings_table(life.findings))
+    if life.results:
+        objects = Table(title="Objects", title_justify="left")
+        for name in ("kind", "SOP Instance UID", "bytes", "stored as"):
+            objects.add_column(name, overflow="fold")
+        for result in life.results:
+            objects.add_row(
+                result.kind,
+                result.sop_instance_uid,
+                str(result.size),
+                Text(store.describe(result.store_key)),
+            )
+        console.print(objects)
+    if life.transfers:
+        transfers = Table(title="Transfers", title_justify="left")
+        for name in ("object", "to", "state", "tries", "last answer", "next try"):
+            transfers.add_column(name)
+        for transfer, attempts in life.transfers:
+            transfers.add_row(
+                transfer.result.kind,
+                transfer.destination,
+                styled(transfer.state),
+                str(len(attempts)),
+                Text(transfer.message),
+                clock_time(transfer.next_try_at),
+            )
+        console.print(transfers)
+
+
+def findings_table(findings: tuple[Finding, ...]) -> Table:
+    """Findings with their measurements as a table."""
+    table = Table(title="Findings", title_justify="left")
+    for name in ("no.", "finding", "probability", "centre (LPS, mm)", "slices", "measured"):
+        table.add_column(name)
+    for finding in findings:
+        measured = "\n".join(
+            f"{item.concept.meaning} {item.value:.4g} {item.unit.value}"
+            for item in finding.measurements
+        )
+        centre = finding.centre
+        slices = finding.slices
+        table.add_row(
+            str(finding.number) if finding.present else "–",
+            finding.label if finding.present else f"{finding.label}: absent",
+            f"{finding.probability:.2f}" if finding.probability is not None else "",
+            ", ".join(f"{value:.1f}" for value in centre) if centre else "",
+            f"{slices[0] + 1}–{slices[1] + 1}" if slices else "",
+            measured,
+        )
+    return table
+
+
+def study(
+    context: typer.Context,
+    uid: Annotated[str, typer.Argument(help="Study Instance UID; default: the newest.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """A study's series: when whole, and why each route took it or not."""
+    ledger = open_ledger(load_settings(context))
+    with ledger.read() as work:
+        studies = [work.views.study(uid)] if uid else work.views.studies(20)
+        decisions = {
+            series.series_instance_uid: work.views.route_decisions(series.series_instance_uid)
+            for item in studies
+            for series in item.series
+        }
+    for item in studies:
+        if as_json:
+            content = asdict(item) | {
+                "route_decisions": {
+                    series: [asdict(decision) for decision in made]
+                    for series, made in decisions.items()
+                }
+            }
+            typer.echo(json.dumps(content, default=str))
+            continue
+        console.print(series_table(item.study_instance_uid, item.series, decisions))
+
+
+def series_table(
+    study_uid: str, all_series: tuple[Series, ...], decisions: dict[str, tuple[Any, ...]]
+) -> Table:
+    """The series of a study with what was decided about them."""
+    table = Table(title=f"Study {study_uid}", title_justify="left")
+    for name in ("series", "images", "state", "whole because", "routes"):
+        table.add_column(name, overflow="fold")
+    for series in all_series:
+        routes = "\n".join(
+            f"{item.route}: {item.reason}" for item in decisions[series.series_instance_uid]
+        )
+        if series.state == "own":
+            routes = "our own result: never analysed"
+        table.add_row(
+            Text(f"{series.modality} {series.description}"),
+            str(series.instances),
+            styled(series.state),
+            Text(series.decision),
+            Text(routes),
+        )
+    return table
+
+
+def retry(
+    context: typer.Context,
+    jobs: Annotated[list[str], typer.Argument(help="Job ids, or their beginnings.")],
+    again: Annotated[
+        bool, typer.Option("--again", help="Analyse once more even if the job is done.")
+    ] = False,
+) -> None:
+    """Run a failed job again, or send its refused objects again."""
+    from core.clock import now
+    from core.lifecycle import JobState
+
+    ledger = open_ledger(load_settings(context))
+    for prefix in jobs:
+        with ledger.write() as work:
+            job = work.views.job(prefix)
+            if job.state == JobState.DONE and not again:
+                sent = work.transfers.send_again(job.id)
+                message = (
+                    f"{sent} object(s) of job {job.id[:_SHORT_ID]} are due again"
+                    if sent
+                    else f"job {job.id[:_SHORT_ID]} is done and nothing was refused; "
+                    "--again analyses it once more"
+                )
+            else:
+                made = work.jobs.rerun(job.id, _ACTOR, now())
+                message = f"job {made[:_SHORT_ID]} was made from the input of {job.id[:_SHORT_ID]}"
+        typer.echo(message)
+
+
+def conflicts(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Studies whose images disagree about whose they are; their jobs are held."""
+    ledger = open_ledger(load_settings(context))
+    with ledger.read() as work:
+        found = work.conflicts.open()
+    if as_json:
+        for item in found:
+            typer.echo(json.dumps(asdict(item), default=str))
+        return
+    if not found:
+        typer.echo("No identity conflicts.")
+        return
+    table = Table(title="Identity conflicts", title_justify="left")
+    for name in ("study", "attribute", "earlier", "later", "found"):
+        table.add_column(name, overflow="fold")
+    for item in found:
+        table.add_row(
+            item.study_instance_uid,
+            item.keyword,
+            Text(item.earlier),
+            Text(item.later),
+            age(item.found_at),
+        )
+    console.print(table)
+    typer.echo("Decide with: sentinode resolve STUDY --release | --cancel")
+
+
+def resolve(
+    context: typer.Context,
+    study_uid: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    release: Annotated[
+        bool, typer.Option("--release/--cancel", help="Let its work go on, or end it.")
+    ],
+) -> None:
+    """Decide an identity conflict."""
+    from core.clock import now
+
+    ledger = open_ledger(load_settings(context))
+    with ledger.write() as work:
+        touched = work.conflicts.decide(study_uid, release, _ACTOR, now())
+    typer.echo(f"{'released' if release else 'cancelled'}: {touched} job(s)")
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else str(value)

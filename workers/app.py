@@ -1,0 +1,64 @@
+"""The Celery worker of this installation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import structlog
+from celery.signals import worker_process_init
+
+from core import logs
+from core.queue import make_app
+from core.settings import Settings
+from workers.tasks import register
+
+log = structlog.get_logger()
+
+
+def queues_of(settings: Settings) -> tuple[str, ...]:
+    """The queues to serve: as set, or gpu and cpu where there is a GPU, or cpu."""
+    if settings.worker.queues:
+        return settings.worker.queues
+    if settings.worker.device != "cpu" and _has_cuda():
+        return ("gpu", settings.queue.name)
+    return (settings.queue.name,)
+
+
+def run_worker(settings: Settings) -> None:
+    """Serve the queues until SIGTERM; a running job is finished first.
+
+    One child process computes: should it crash (a broken decoder, no memory), Celery starts
+    another. Torch is loaded in the child only, so that CUDA is never carried over a fork.
+    """
+    app = make_app(settings)
+    register(app, settings)
+
+    @worker_process_init.connect(weak=False)
+    def _on_child(**_: object) -> None:
+        logs.configure(settings.logs, "worker")
+
+    queues = queues_of(settings)
+    log.info("worker_ready", queues=list(queues))
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            "--concurrency=1",
+            f"--queues={','.join(queues)}",
+            "--hostname=sentinode-%h-" + str(os.getpid()),
+            "--without-gossip",
+            "--without-mingle",
+            "--loglevel=WARNING",
+        ]
+    )
+
+
+def _has_cuda() -> bool:
+    """Asked in another process: CUDA must not be touched before the worker forks."""
+    if not Path("/proc/driver/nvidia").exists():
+        return False
+    code = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,37 @@
+"""Celery's tasks. A task carries a job id and nothing else; the ledger knows the rest."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import structlog
+from celery import Celery
+
+from core.errors import SentinodeError
+from core.ledger import Ledger
+from core.queue import TASK_ANALYSE
+from core.settings import Settings
+from core.store import Store
+from workers.inference import Models
+from workers.pipeline import Pipeline
+
+log = structlog.get_logger()
+
+
+def register(app: Celery, settings: Settings) -> None:
+    """Give `app` the tasks of this installation."""
+
+    @cache  # one per process, made after the fork: connections and models are not shared
+    def pipeline() -> Pipeline:
+        return Pipeline(
+            settings, Ledger(settings.ledger_url), Store(settings.store_url), Models(settings)
+        )
+
+    @app.task(name=TASK_ANALYSE)
+    def analyse(job_id: str) -> None:
+        try:
+            pipeline().run(job_id)
+        except SentinodeError as error:
+            # nothing is lost: the job's lease runs out, or it was never claimed, and the
+            # dispatcher publishes it again
+            log.warning("job_left", job=job_id, error=str(error), remedy=error.remedy)
