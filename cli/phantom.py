@@ -113,12 +113,14 @@ def write_phantom_study(
     key = (seed, lesions, slices, shape, spacing_mm, patient_id, accession_number, oblique, flaw)
     uid_key = uuid.uuid4().hex if random_uids else repr((*key, patient_name))
     affine = _affine(slices, shape, spacing_mm, oblique)
-    fractions = _head(seed, lesions, slices, shape, spacing_mm)
+    pixel = FIELD_OF_VIEW_MM / max(shape)
+    spacing = (spacing_mm, pixel, pixel)
+    fractions = _head(seed, lesions, (slices, *shape), spacing)
     study_uid = derived_uid("phantom", uid_key)
     written = []
     for number, name in enumerate(series, start=1):
         rng = np.random.default_rng((seed, 100, list(_PROTOCOL).index(name)))
-        pixels = _scan(fractions, _CONTRAST[name], rng)
+        pixels = _scan(fractions, _CONTRAST[name], spacing, rng)
         series_uid = derived_uid("phantom", uid_key, name)
         subfolder = folder / name.lower().replace(" ", "_")
         subfolder.mkdir(parents=True, exist_ok=True)
@@ -167,18 +169,17 @@ def _affine(
 
 
 def _head(
-    seed: int, lesions: int, slices: int, shape: tuple[int, int], spacing_mm: float
+    seed: int, lesions: int, full: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> dict[str, Floats]:
     """Fraction of each tissue, 0 to 1, per voxel; float32 (slices, rows, columns) each."""
     rng = np.random.default_rng(seed)
-    rows, columns = shape
-    pixel = FIELD_OF_VIEW_MM / max(shape)
-    spacing = (spacing_mm, pixel, pixel)
     # Millimetres in the head's own frame: x to its left, y backwards, z upwards.
-    z = ((np.arange(slices) - (slices - 1) / 2) * spacing_mm + 18)[:, None, None]
-    y = ((np.arange(rows) - (rows - 1) / 2) * pixel)[None, :, None]
-    x = ((np.arange(columns) - (columns - 1) / 2) * pixel)[None, None, :]
-    full = (slices, rows, columns)
+    z, y, x = np.meshgrid(
+        *((np.arange(n) - (n - 1) / 2) * step for n, step in zip(full, spacing, strict=True)),
+        indexing="ij",
+        sparse=True,
+    )
+    z = z + 18
 
     bumps = _texture(rng, full, spacing, 40.0) * 1.1
     shell = _ellipsoid(x, y, z, (72, 92, 92)) + bumps  # mm outside of the head's surface
@@ -265,7 +266,10 @@ def _texture(
 
 
 def _scan(
-    fractions: dict[str, Floats], contrast: tuple[float, ...], rng: np.random.Generator
+    fractions: dict[str, Floats],
+    contrast: tuple[float, ...],
+    spacing: tuple[float, float, float],
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.uint16]:
     """Stored values, 12 bits: tissue signal, texture, coil shading, blur, Rician noise."""
     signal = sum(
@@ -273,10 +277,10 @@ def _scan(
     )
     assert not isinstance(signal, int)
     shape = signal.shape
-    fine = _texture(rng, shape, (5.0, 0.9, 0.9), 3.0)
-    shading = np.clip(_texture(rng, shape, (5.0, 0.9, 0.9), 110.0), -2, 2)
+    fine = _texture(rng, shape, spacing, 3.0)
+    shading = np.clip(_texture(rng, shape, spacing, 110.0), -2, 2)
     signal = signal * (1 + 0.035 * fine) * (1 + 0.06 * shading)
-    signal = ndimage.gaussian_filter(signal, (0, 0.55, 0.55))
+    signal = ndimage.gaussian_filter(signal, (0, 0.5 / spacing[1], 0.5 / spacing[2]))
     noise = rng.standard_normal((2, *shape)).astype(np.float32) * 2.0
     magnitude = np.hypot(signal + noise[0], noise[1])
     stored: Floats = np.clip(np.rint(magnitude * STORED_PER_UNIT), 0, 4095)
