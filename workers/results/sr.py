@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from highdicom.sr import (
     CodeContentItem,
     Comprehensive3DSR,
@@ -112,18 +110,15 @@ def build_sr(
         is_final=False,
         is_verified=False,
     )
-    requests = _requests(source)
-    if requests:
-        sr.ReferencedRequestSequence = requests
     if source.get("ProcedureCodeSequence"):
         sr.PerformedProcedureCodeSequence = source.ProcedureCodeSequence
     sign(sr, source, provenance)
     # The module SR Document Series has no request attributes; they are in the sequence above.
     if "RequestAttributesSequence" in sr:
         del sr.RequestAttributesSequence
+    requests = _requests(source)
     if requests:
         sr.ReferencedRequestSequence = requests
-    _date_observations(sr, provenance.created_at)
     return sr
 
 
@@ -245,10 +240,3 @@ def _requests(source: Dataset) -> list[Dataset]:
         request.RequestedProcedureCodeSequence = item.get("RequestedProcedureCodeSequence") or []
         requests.append(request)
     return requests
-
-
-def _date_observations(sr: Dataset, created_at: datetime) -> None:
-    """Replace any Observation DateTime that the library put in by the job's."""
-    for element in sr.iterall():
-        if element.keyword == "ObservationDateTime":
-            element.value = created_at.strftime("%Y%m%d%H%M%S")
