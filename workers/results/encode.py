@@ -7,11 +7,7 @@ import io
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from core.identifiers import derived_uid
-
-# Ours, whatever library wrote the bytes (PS3.7 Section D.3.3.2).
-IMPLEMENTATION_CLASS_UID = derived_uid("implementation", "sentinode")
-IMPLEMENTATION_VERSION_NAME = "SENTINODE"
+from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 
 def to_bytes(dataset: Dataset) -> bytes:
@@ -21,6 +17,7 @@ def to_bytes(dataset: Dataset) -> bytes:
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # Ours, whatever library writes the bytes (PS3.7 Section D.3.3.2).
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta
