@@ -83,13 +83,15 @@ def _update(digest: Any, dataset: Dataset) -> None:
             digest.update(len(value).to_bytes(8, "big"))
             digest.update(value)
             continue
-        items = dataset[tag].value
-        if isinstance(items, pydicom.Sequence):
-            digest.update(b"SQ" + len(items).to_bytes(8, "big"))
-            for item in items:
+        converted = dataset[tag]
+        if converted.VR == "SQ":
+            digest.update(b"SQ" + len(converted.value).to_bytes(8, "big"))
+            for item in converted.value:
                 _update(digest, item)
         else:
-            digest.update(repr(items).encode())
+            # only an empty value is not raw here; pydicom reads it at once
+            value = b"" if converted.is_empty else repr(converted.value).encode()
+            digest.update(len(value).to_bytes(8, "big") + value)
 
 
 def _is_sequence(element: RawDataElement) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -28,12 +27,13 @@ def insert_unless_there(session: Session, table: type[Base], **values: Any) -> b
 
     Two nodes may do this at the same moment: the database decides.
     """
+    target: Any = table.__table__
     if session.get_bind().dialect.name == "postgresql":
-        statement: Any = postgresql.insert(table).values(**values).on_conflict_do_nothing()
+        statement: Any = postgresql.insert(target).values(**values).on_conflict_do_nothing()
     else:
-        statement = sqlite.insert(table).values(**values).on_conflict_do_nothing()
-    result = cast("CursorResult[Any]", session.execute(statement))
-    return result.rowcount == 1
+        statement = sqlite.insert(target).values(**values).on_conflict_do_nothing()
+    inserted = session.execute(statement.returning(*target.primary_key))
+    return inserted.first() is not None
 
 
 def series_value(row: SeriesRow, instances: int) -> Series:

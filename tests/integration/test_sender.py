@@ -1,0 +1,179 @@
+"""The sender against real receivers: order, retries, refusals, outages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from io import BytesIO
+
+import pytest
+from pydicom.uid import MRImageStorage, SegmentationStorage
+from support.instances import T0, incoming, mr_slice
+from support.peers import free_port, small_pacs
+
+from core.domain import Result, ResultKind
+from core.ledger import Ledger
+from core.ledger.jobs import NewJob
+from core.lifecycle import JobState, TransferState
+from core.settings import Settings
+from core.store import Store
+from node.sender import Sender, backoff
+
+
+@dataclass
+class World:
+    """A ledger with one finished job, and a clock that we turn."""
+
+    settings: Settings
+    ledger: Ledger
+    job_id: str
+    uids: list[str]
+    port: int
+    now: datetime = T0
+    sender: Sender | None = None
+
+    def step(self) -> int:
+        if self.sender is None:
+            self.sender = Sender(
+                self.settings, self.ledger, Store(self.settings.store_url), lambda: self.now
+            )
+        return self.sender.step()
+
+    def later(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def transfers(self) -> list[tuple[TransferState, str, int]]:
+        with self.ledger.read() as work:
+            life = work.views.job_life(self.job_id)
+        return [(item.state, item.message, len(tries)) for item, tries in life.transfers]
+
+
+@pytest.fixture
+def world(ledger: Ledger, make_settings: Callable[..., Settings]) -> Iterator[World]:
+    port = free_port()
+    peers = [
+        {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "archive": True}
+    ]
+    settings = make_settings(peers=peers, delivery={"timeout": 5, "max_refusals": 3})
+    store = Store(settings.store_url)
+    results, uids = [], []
+    for kind in (ResultKind.SEG, ResultKind.SR):
+        dataset = mr_slice(SOPClassUID=SegmentationStorage if kind == "SEG" else MRImageStorage)
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        buffer = BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        store.put_bytes(f"r/{kind}", buffer.getvalue())
+        uid = str(dataset.SOPInstanceUID)
+        uids.append(uid)
+        results.append(Result(kind, f"r/{kind}", "0", 1, str(dataset.SOPClassUID), uid, "1.2"))
+    results.append(Result(ResultKind.PICTURE, "r/p", "0", 1))
+    with ledger.write() as work:
+        work.filing.file(incoming(), T0)
+        instances = tuple(work.series.instances("1.2.3.4"))
+        job_id = work.jobs.create(
+            NewJob("1.2.3", ("1.2.3.4",), instances, "r", "m", "1.0.0", "cpu", ("pacs",)), T0
+        )
+        assert job_id
+        work.jobs.to_publish(T0, timedelta(seconds=20))
+        work.jobs.claim(job_id, "w", T0 + timedelta(seconds=30), T0)
+        work.jobs.finish(job_id, "w", JobState.DONE, T0, results=results)
+    yield World(settings, ledger, job_id, uids, port)
+
+
+def test_all_objects_go_in_order_over_one_association(world: World) -> None:
+    with small_pacs(world.port) as pacs:
+        assert world.step() == 2
+        assert world.step() == 0
+        assert pacs.uids() == world.uids
+        assert pacs.associations == 1
+    assert [state for state, _, _ in world.transfers()] == [TransferState.SENT] * 2
+
+
+def test_a_pacs_that_was_down_for_hours_gets_everything_once(world: World) -> None:
+    for _ in range(20):
+        assert world.step() == 0
+        world.later(400)  # more than the longest wait
+    states = world.transfers()
+    assert [state for state, _, _ in states] == [TransferState.DUE] * 2
+    assert all("no connection" in message for _, message, _ in states)
+    assert states[0][2] == 20  # every attempt is kept
+    with small_pacs(world.port) as pacs:
+        assert world.step() == 2
+        assert pacs.uids() == world.uids
+
+
+def test_while_it_waits_nothing_is_tried(world: World) -> None:
+    world.step()
+    world.later(1)
+    world.step()
+    assert world.transfers()[0][2] == 1
+
+
+def test_out_of_resources_comes_again(world: World) -> None:
+    with small_pacs(world.port) as pacs:
+        pacs.status = 0xA700
+        assert world.step() == 0
+        assert len(pacs.calls) == 1  # the second object is spared
+        pacs.status = 0x0000
+        world.later(10)
+        assert world.step() == 2
+        assert pacs.uids() == world.uids
+
+
+def test_a_warning_is_delivered_and_kept(world: World) -> None:
+    with small_pacs(world.port) as pacs:
+        pacs.status = 0xB000
+        assert world.step() == 2
+    state, message, _ = world.transfers()[0]
+    assert state == TransferState.SENT
+    assert "0xB000" in message
+
+
+def test_an_error_is_tried_some_times_then_refused_and_sent_again_by_hand(world: World) -> None:
+    with small_pacs(world.port) as pacs:
+        pacs.status = lambda dataset: 0xC123 if dataset.Modality == "MR" else 0
+        for _ in range(6):
+            world.step()
+            world.later(600)
+        (state, message, tries), _ = world.transfers()
+        assert (state, tries) == (TransferState.REFUSED, 3)
+        assert "0xC123" in message
+        pacs.status = 0x0000
+        with world.ledger.write() as work:
+            assert work.transfers.send_again(world.job_id) == 2
+        assert world.step() == 2
+
+
+def test_a_destination_without_seg_still_gets_the_report(world: World) -> None:
+    with small_pacs(world.port, refuse_classes=(str(SegmentationStorage),)) as pacs:
+        assert world.step() == 1
+        assert pacs.uids() == world.uids[1:]
+    (state, message, _), (second, _, _) = world.transfers()
+    assert (state, second) == (TransferState.REFUSED, TransferState.SENT)
+    assert "does not accept Segmentation Storage" in message
+
+
+def test_a_destination_that_rejects_us_says_so(world: World) -> None:
+    with small_pacs(world.port, ae_title="OTHER", check_called=True):
+        world.step()
+    state, message, _ = world.transfers()[0]
+    assert state == TransferState.DUE
+    assert "rejected the association" in message
+    assert "alled AE title" in message
+
+
+def test_a_bytes_loss_in_the_store_is_told_and_stops_nothing(world: World) -> None:
+    Store(world.settings.store_url).put_bytes("r/SEG", b"rubbish")
+    with small_pacs(world.port) as pacs:
+        assert world.step() == 1
+        assert pacs.uids() == world.uids[1:]
+    assert world.transfers()[0][:1] == (TransferState.FAILED,)
+    assert "not a DICOM file" in world.transfers()[0][1]
+
+
+def test_backoff_doubles_up_to_its_limit_with_jitter() -> None:
+    waits = [backoff(n, 5, 300, 0.5).total_seconds() for n in range(8)]
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert backoff(0, 5, 300, 0.0).total_seconds() == pytest.approx(4)
+    assert backoff(1000, 5, 300, 1.0).total_seconds() == pytest.approx(360)

@@ -1,0 +1,1 @@
+"""What the tests share: instances made by code, settings, real peers, waiting."""
