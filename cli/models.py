@@ -1,0 +1,65 @@
+"""`sentinode models …`: what is installed, and how good it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.context import console, error_console, load_settings
+
+app = typer.Typer(help="Models: list, evaluate.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Installed model packages."""
+    from core.modelspec import find_specs
+
+    specs = find_specs(load_settings(context).models.folders)
+    if as_json:
+        for spec in specs.values():
+            typer.echo(spec.model_dump_json())
+        return
+    table = Table(title="Models", title_justify="left")
+    for name in ("name", "version", "input", "what it does", "licence"):
+        table.add_column(name, overflow="fold")
+    for spec in specs.values():
+        wanted = f"{'/'.join(spec.input.modality)} {spec.input.kind}"
+        table.add_row(spec.name, spec.version, wanted, spec.title, spec.licence)
+    console.print(table)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model's name.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with images and an index.csv.")],
+    split: Annotated[str, typer.Option(help="Only this split of the index.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last line.")] = False,
+) -> None:
+    """Judge a model on a folder of images. Nothing is left out."""
+    from models.registry import load
+    from models.training.evaluate import score_groups, summarise
+
+    settings = load_settings(context)
+    model = load(name, settings.models.folders, settings.worker.device)
+    with error_console.status(f"judging {name} …") as status:
+        scores = score_groups(
+            model,
+            folder,
+            split,
+            lambda done, total: status.update(f"judging {name}: {done} of {total} groups"),
+        )
+    summary = summarise(scores)
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    for key, value in summary.items():
+        typer.echo(f"{key}: {value}")

@@ -1,0 +1,1 @@
+"""The workshop: training from a configuration file, judging, exporting a package."""
