@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from cli import models, peers, roles, setup, work
+from cli import peers, roles, setup, work
 from cli.demo import demo
+from cli.models import app as models_app
 from cli.train import train
 from core import __version__
 from core.errors import SentinodeError, SettingsError
@@ -61,7 +62,7 @@ work.add_to(app)
 peers.add_to(app)
 app.command(rich_help_panel="Begin")(demo)
 app.command(rich_help_panel="Models")(train)
-app.add_typer(models.app, name="models", rich_help_panel="Models")
+app.add_typer(models_app, name="models", rich_help_panel="Models")
 
 
 def main() -> None:

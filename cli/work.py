@@ -159,12 +159,13 @@ def print_life(life: JobLife, store: Any) -> None:
         console.print(transfers)
 
 
-def findings_table(findings: tuple[Finding, ...]) -> Table:
-    """Findings with their measurements as a table."""
-    table = Table(title="Findings", title_justify="left")
+def findings_table(findings: tuple[Finding, ...], most: int = 20) -> Table:
+    """Findings with their measurements as a table, the first `most` of them."""
+    left_out = f" (the first {most} of {len(findings)})" if len(findings) > most else ""
+    table = Table(title=f"Findings{left_out}", title_justify="left")
     for name in ("no.", "finding", "probability", "centre (LPS, mm)", "slices", "measured"):
         table.add_column(name)
-    for finding in findings:
+    for finding in findings[:most]:
         measured = "\n".join(
             f"{item.concept.meaning} {item.value:.4g} {item.unit.value}"
             for item in finding.measurements

@@ -132,7 +132,7 @@ class Intake:
         # only now is it safe to let the spool's copy go
         for item in batch:
             item.path.unlink(missing_ok=True)
-        log.info(
+        log.debug(
             "instances_filed",
             association=batch[0].incoming.association.id,
             **{outcome.replace(" ", "_"): number for outcome, number in outcomes.items()},

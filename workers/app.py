@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import structlog
+from celery.platforms import SecurityWarning
 from celery.signals import worker_process_init
 
 from core import logs
@@ -40,10 +42,13 @@ def run_worker(settings: Settings) -> None:
     def _on_child(**_: object) -> None:
         logs.configure(settings.logs, "worker")
 
+    # Celery warns of pickled messages when run as root; ours are JSON only
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     queues = queues_of(settings)
     log.info("worker_ready", queues=list(queues))
     app.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=prefork",
             "--concurrency=1",

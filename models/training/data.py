@@ -88,10 +88,8 @@ def read_groups(entries: list[Entry]) -> list[Group]:
         if entry.mask is not None:
             mask = _read_image(entry.mask) > 0
             if mask.shape != image.shape:
-                raise TrainingError(
-                    f"{entry.mask}: the mask is {mask.shape[1]} × {mask.shape[0]}, "
-                    f"its image {image.shape[1]} × {image.shape[0]}"
-                )
+                found, wanted = ("×".join(map(str, item.shape)) for item in (mask, image))
+                raise TrainingError(f"{entry.mask}: the mask is {found}, its image {wanted}")
         by_key.setdefault((entry.group, image.shape), []).append((entry, image, mask))
     groups = []
     for (name, _), items in sorted(by_key.items(), key=_by_key):
