@@ -15,19 +15,28 @@ def unet2d(
     num_res_units: int = 2,
     norm: str = "instance",
     dropout: float = 0.0,
+    head_features: int = 0,
 ) -> nn.Module:
     """A 2D U-Net: (batch, in, rows, columns) to logits (batch, out, rows, columns).
 
     Rows and columns must be multiples of 2 to the number of levels less one. `channels` gives
     the features of each level; every level halves the image.
+
+    With `head_features`, the U-Net ends in that many features at full resolution, and a 1 × 1
+    convolution makes the logits of them; norms then learn a scale and an offset. Without, MONAI
+    normalises the one output channel itself: each slice's logits are forced to the same spread,
+    and the few weights behind that set the size of all logits, so training creeps.
     """
-    return UNet(
+    unet = UNet(
         spatial_dims=2,
         in_channels=in_channels,
-        out_channels=out_channels,
+        out_channels=head_features or out_channels,
         channels=list(channels),
         strides=[2] * (len(channels) - 1),
         num_res_units=num_res_units,
-        norm=norm,
+        norm=(norm, {"affine": True}) if head_features else norm,
         dropout=dropout,
     )
+    if not head_features:
+        return unet
+    return nn.Sequential(unet, nn.Conv2d(head_features, out_channels, kernel_size=1))
