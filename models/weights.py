@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from core.errors import WeightsError
@@ -26,7 +26,8 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype = torch.floa
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    save_file(tensors, path)
+    # safetensors' own save_file makes a file that only its owner may read
+    path.write_bytes(save(tensors))
     return sha256(path)
 
 

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import structlog
-from celery.platforms import SecurityWarning
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined]
 from celery.signals import worker_process_init
 
 from core import logs

@@ -1,4 +1,4 @@
-"""From a finished training to a model package: weights, specification, report, card."""
+"""From a finished training to a model package: weights and specification."""
 
 from __future__ import annotations
 

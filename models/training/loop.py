@@ -64,14 +64,20 @@ def make_loss(name: str) -> nn.Module:
 
 
 def split(config: Config) -> tuple[list[Group], list[Group]]:
-    """Training groups and monitoring groups; lines of the `val` split are in neither.
+    """Training groups and monitoring groups; only lines of the `train` split, or
+    of none, are used.
 
     Raises:
         TrainingError: faults in the data, or nothing to train on.
     """
-    entries = [item for item in read_index(config.data.folder) if item.split != "val"]
+    index = read_index(config.data.folder)
+    entries = [item for item in index if item.split in {"", "train"}]
     if not entries:
-        raise TrainingError(f"{config.data.folder}: every line belongs to the val split")
+        raise TrainingError(f"{config.data.folder}: no line belongs to the train split")
+    both = {item.group for item in entries} & {item.group for item in index if item.split == "val"}
+    if both:
+        shown = ", ".join(sorted(both)[:3])
+        raise TrainingError(f"{config.data.folder}: groups in train and val at once: {shown} …")
     groups = read_groups(entries)
     names = sorted({group.name for group in groups})
     rng = np.random.default_rng(config.training.seed)
@@ -134,7 +140,7 @@ class Training:
         if not path.is_file():
             return False
         state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self.config.model_dump_json():
+        if state["config"] != _essence(self.config):
             raise TrainingError(
                 f"{path} belongs to another configuration",
                 remedy="Begin anew in another folder (--out), or without --resume.",
@@ -173,6 +179,7 @@ class Training:
 
     def _epoch(self, number: int, progress: Progress, bar: Any) -> Epoch:
         generator = torch.Generator().manual_seed(self.config.training.seed * _SEED_STRIDE + number)
+        torch.manual_seed(self.config.training.seed * _SEED_STRIDE + number)  # dropout
         self.network.train()
         total = 0.0
         for step, (images, masks) in enumerate(self._batches(generator), start=1):
@@ -269,7 +276,7 @@ class Training:
         path = self.folder / CHECKPOINT
         partial = path.with_suffix(".part")
         state = {
-            "config": self.config.model_dump_json(),
+            "config": _essence(self.config),
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -296,6 +303,14 @@ class Training:
             and len(losses) > patience
             and (min(losses[-patience:]) > min(losses[:-patience]))
         )
+
+
+def _essence(config: Config) -> str:
+    """What the weights depend on: a corrected title or a moved folder does not stop a resume."""
+    parts = {"preprocessing", "network", "augmentation", "training"}
+    return config.model_dump_json(
+        include={**dict.fromkeys(parts, True), "data": {"size", "monitor"}}
+    )
 
 
 def _fit(images: torch.Tensor, size: int, fill: float) -> torch.Tensor:

@@ -168,18 +168,19 @@ def test_a_study_of_four_series_comes_back_as_seg_and_sr(
     assert len(site.jobs()) == 1
 
     # only the FLAIR-like series was analysed, the three others are explained
-    assert life.job.series_instance_uids == (study.series["FLAIR"].uid,)
+    (flair,) = (item.uid for item in study.series if item.name == "FLAIR")
+    assert life.job.series_instance_uids == (flair,)
     with site.ledger.read() as work:
         for series in life.study.series:
             (decision,) = work.views.route_decisions(series.series_instance_uid)
-            assert decision.matched == (series.series_instance_uid == study.series["FLAIR"].uid)
+            assert decision.matched == (series.series_instance_uid == flair)
             assert "SeriesDescription" in decision.reason
 
     # both lie in the same study, in new series, unverified, of the same patient
     seg, sr = (pydicom.dcmread(BytesIO(data)) for data in (seg_bytes, sr_bytes))
     for made in (seg, sr):
         assert made.StudyInstanceUID == study.uid
-        assert made.SeriesInstanceUID not in {item.uid for item in study.series.values()}
+        assert made.SeriesInstanceUID not in {item.uid for item in study.series}
         assert made.PatientID == study.patient_id
     assert sr.VerificationFlag == "UNVERIFIED"
 
