@@ -42,11 +42,11 @@ _EXAMPLES = """
 name = "brain-flair"
 model = "mr-flair-glioma"
 min_instances = 10
+# destinations = ["pacs"]   # default: the peers with archive = true
+# queue = "gpu"             # default: queue.name
 [routes.match]
 Modality = "MR"
 SeriesDescription = { regex = "(?i)flair" }
-# destinations = ["pacs"]   # default: the peers with archive = true
-# queue = "gpu"             # default: queue.name
 """
 
 db_app = typer.Typer(help="The ledger's tables.", no_args_is_help=True)
@@ -68,7 +68,10 @@ def init(
 
     if path.exists() and not force:
         raise SentinodeError(f"{path} exists already", remedy="Say --force to overwrite it.")
-    path.write_text(commented_settings(), encoding="utf-8")
+    try:
+        path.write_text(commented_settings(), encoding="utf-8")
+    except OSError as error:
+        raise SentinodeError(f"{path} cannot be written: {error.strerror}") from error
     typer.echo(f"{path} written. Add your peers, then: sentinode check, sentinode up")
 
 

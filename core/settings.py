@@ -7,13 +7,22 @@ Nothing is read at import.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -28,6 +37,9 @@ from core.modelspec import find_specs
 ENV_PREFIX = "SENTINODE_"
 DEFAULT_FILE = Path("sentinode.toml")
 
+_PARTS_OF_A_RULE = 4  # routes, its index, match, keyword
+_RULE_HELP = "write a value, a list, { regex = … } or { min = …, max = … }"
+
 Title = Annotated[str, AfterValidator(lambda text: str(AETitle(text)))]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -36,6 +48,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_default(cls, values: Any) -> Any:
+        """TOML and the environment know no null: an empty text leaves an optional key unset."""
+        if not isinstance(values, dict):
+            return values
+        optional = {key for key, field in cls.model_fields.items() if field.default is None}
+        return {key: value for key, value in values.items() if value != "" or key not in optional}
 
 
 class NodeSettings(_Section):
@@ -202,6 +223,16 @@ class Route(_Section):
     queue: Name | None = Field(None, description="Queue of its jobs; default: queue.name")
 
 
+class _Environment(EnvSettingsSource):
+    """The variables. One that is no JSON stays text, which the validation reports by its key."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
 class Settings(BaseSettings):
     """All settings. Build it with `load`, which reports every fault at once."""
 
@@ -233,7 +264,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file."""
-        return env_settings, init_settings
+        return _Environment(settings_cls), init_settings
 
     @property
     def data(self) -> Path:
@@ -305,6 +336,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         faults += _faults_of(error)
     except InvalidValueError as error:
         faults.append(str(error))
+    faults += _unknown_variables()
     faults += _cross_faults(_with_environment(raw))
     if faults or settings is None:
         raise SettingsError(str(source), sorted(set(faults)))
@@ -330,11 +362,24 @@ def _anchored(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     models = raw.get("models", {})
     if isinstance(models, dict) and isinstance(models.get("folders"), list):
         raw["models"] = {**models, "folders": [anchor(item) for item in models["folders"]]}
+    ledger = raw.get("ledger", {})
+    if isinstance(ledger, dict) and isinstance(ledger.get("url"), str):
+        relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:)(.+)", ledger["url"])
+        if relative:
+            raw["ledger"] = {**ledger, "url": relative[1] + anchor(relative[2])}
     return raw
 
 
 def _faults_of(error: ValidationError) -> list[str]:
-    return [f"{_key(fault['loc'])}: {_message(fault)}" for fault in error.errors()]
+    faults = []
+    for fault in error.errors():
+        place = fault["loc"]
+        if len(place) > _PARTS_OF_A_RULE and (place[0], place[2]) == ("routes", "match"):
+            # pydantic tells each member of the union that did not fit; one line says it all
+            faults.append(f"{_key(place[:_PARTS_OF_A_RULE])}: {_RULE_HELP}")
+        else:
+            faults.append(f"{_key(place)}: {_message(fault)}")
+    return faults
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -342,8 +387,7 @@ def _key(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             key += f"[{part}]"
-        # pydantic names the member of a union that it tried; that is not part of the key
-        elif part not in {"str", "int", "float", "RegexRule", "RangeRule"} and "[" not in part:
+        else:
             key += f".{part}" if key else part
     return key
 
@@ -359,17 +403,27 @@ def _message(fault: Any) -> str:
 
 def _with_environment(raw: dict[str, Any]) -> dict[str, Any]:
     """Overlay the variables, for the checks that look across sections."""
-    try:
-        environment = EnvSettingsSource(Settings)()
-    except ValueError:  # a variable that is no JSON is reported by pydantic already
-        return raw
     merged = dict(raw)
-    for section, values in environment.items():
+    for section, values in _Environment(Settings)().items():
         if isinstance(values, dict) and isinstance(merged.get(section, {}), dict):
             merged[section] = {**merged.get(section, {}), **values}
         else:
             merged[section] = values
     return merged
+
+
+def _unknown_variables() -> list[str]:
+    """Variables that would be settings, if there were such a section.
+
+    Only those with two underscores: a container platform adds names such as SENTINODE_PORT.
+    """
+    return [
+        f"{name}: unknown key"
+        for name in os.environ
+        if name.upper().startswith(ENV_PREFIX)
+        and "__" in name
+        and name[len(ENV_PREFIX) :].partition("__")[0].lower() not in Settings.model_fields
+    ]
 
 
 def _cross_faults(raw: dict[str, Any]) -> list[str]:
@@ -381,26 +435,26 @@ def _cross_faults(raw: dict[str, Any]) -> list[str]:
     faults += _doubles("routes", [route.get("name") for route in routes])
     faults += _doubles("peers", [peer.get("ae_title") for peer in peers], key="ae_title")
 
-    folders = (
-        raw.get("models", {}).get("folders", ()) if isinstance(raw.get("models"), dict) else ()
-    )
+    models = raw.get("models")
+    folders = _texts(models.get("folders")) if isinstance(models, dict) else []
+    known: set[str] | None = None
     try:
         known = set(find_specs(tuple(Path(folder) for folder in folders)))
     except ModelSpecError as error:
-        return [*faults, f"models.folders: {error}"]
-    sendable = {peer.get("name") for peer in peers if peer.get("host") and peer.get("port")}
-    named = {peer.get("name") for peer in peers}
+        faults.append(f"models.folders: {error}")
+    named = _texts([peer.get("name") for peer in peers])
+    sendable = _texts([peer.get("name") for peer in peers if peer.get("host") and peer.get("port")])
     for index, peer in enumerate(peers):
         if (peer.get("archive") or peer.get("commit")) and peer.get("name") not in sendable:
             faults.append(f"peers[{index}].host: an archive needs host and port to be sent to")
     for index, route in enumerate(routes):
         model = route.get("model")
-        if isinstance(model, str) and model not in known:
+        if isinstance(model, str) and known is not None and model not in known:
             names = ", ".join(sorted(known)) or "none"
             faults.append(
                 f"routes[{index}].model: no model {model!r} is installed (there is: {names})"
             )
-        for number, name in enumerate(route.get("destinations") or ()):
+        for number, name in enumerate(_texts(route.get("destinations"))):
             key = f"routes[{index}].destinations[{number}]"
             if name not in named:
                 faults.append(f"{key}: no peer is called {name!r}")
@@ -418,14 +472,23 @@ def _rule_faults(key: str, keyword: str, rule: Any) -> list[str]:
     faults = []
     if tag_for_keyword(keyword) is None:
         faults.append(f"{key}: {keyword!r} is no DICOM keyword")
-    if isinstance(rule, dict) and isinstance(rule.get("regex"), str):
+    if not isinstance(rule, dict):
+        return faults
+    if isinstance(rule.get("regex"), str):
         try:
             re.compile(rule["regex"])
         except re.error as error:
             faults.append(f"{key}.regex: {error}")
-    if isinstance(rule, dict) and "regex" not in rule and not {"min", "max"} & set(rule):
-        faults.append(f"{key}: write a value, a list, {{ regex = … }} or {{ min = …, max = … }}")
+    if "regex" not in rule and not {"min", "max"} & set(rule):
+        faults.append(f"{key}: {_RULE_HELP}")
+    low, high = rule.get("min"), rule.get("max")
+    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+        faults.append(f"{key}: min {low} is greater than max {high}, so nothing would match")
     return faults
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
@@ -433,10 +496,12 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _doubles(section: str, names: list[Any], key: str = "name") -> list[str]:
-    seen: set[Any] = set()
+    seen: set[str] = set()
     faults = []
     for index, name in enumerate(names):
-        if name is not None and name in seen:
+        if not isinstance(name, str):
+            continue
+        if name in seen:
             faults.append(f"{section}[{index}].{key}: {name!r} is used twice")
         seen.add(name)
     return faults

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from core import logs
 from core.ledger import Ledger
 from core.settings import LogSettings, Settings, load
+
+# A busy machine is no fault of the code: time is not part of what these tests say.
+hypothesis_settings.register_profile("sentinode", deadline=None)
+hypothesis_settings.load_profile("sentinode")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,129 @@
+"""Model packages, training configurations and folders of images, tiny and made by code."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from PIL import Image
+
+SIZE = 32
+
+_CODE = {"value": "52988006", "scheme": "SCT", "meaning": "Lesion"}
+_PACKAGE: dict[str, Any] = {
+    "name": "tiny",
+    "version": "1.0.0",
+    "title": "A tiny network",
+    "intended_use": "tests",
+    "licence": "none",
+    "family": {"value": "123109", "scheme": "DCM", "meaning": "Artificial Intelligence"},
+}
+_MODEL: dict[str, Any] = {
+    "input": {"modality": ["MR"], "kind": "volume"},
+    "preprocessing": [
+        {"name": "standardise_foreground", "params": {}},
+        {"name": "pad", "params": {"least": SIZE, "multiple": 4}},
+    ],
+    "network": {
+        "architecture": "unet2d",
+        "params": {"channels": [4, 8, 16], "num_res_units": 1},
+    },
+    "output": {
+        "kind": "segmentation",
+        "activation": "sigmoid",
+        "threshold": 0.5,
+        "labels": [{"channel": 0, "name": "blob", "category": _CODE, "type": _CODE}],
+    },
+}
+
+
+def write_spec(folder: Path, **changes: Any) -> Path:
+    """Write a package without weights; gives the specification's path."""
+    content = {
+        "schema_version": 1,
+        **_PACKAGE,
+        **_MODEL,
+        "weights": {"file": "weights.safetensors", "sha256": "0" * 64},
+        "training": {"data": "none", "licence": "none", "config": "none"},
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.toml"
+    path.write_text(tomli_w.dumps(content), encoding="utf-8")
+    return path
+
+
+def training_config(data: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as its file would hold it; sections are merged into it."""
+    content: dict[str, Any] = {
+        "package": _PACKAGE,
+        "data": {"folder": str(data), "size": SIZE, "description": "blobs", "licence": "none"},
+        **_MODEL,
+        "augmentation": {"rotation_degrees": 10.0, "noise": 0.05, "flip_columns": True},
+        "training": {"seed": 3, "epochs": 3, "batch_size": 4, "learning_rate": 0.01},
+    }
+    for name, values in sections.items():
+        known = content.get(name)
+        content[name] = {**known, **values} if isinstance(known, dict) else values
+    return content
+
+
+def write_config(path: Path, data: Path, **sections: dict[str, Any]) -> Path:
+    """Write a configuration file."""
+    path.write_text(tomli_w.dumps(training_config(data, **sections)), encoding="utf-8")
+    return path
+
+
+def write_images(
+    folder: Path, *, train: int = 4, val: int = 2, slices: int = 4, size: int = SIZE
+) -> Path:
+    """Write images of bright blobs with masks and an index.csv, `slices` for each group.
+
+    The first slice of every group has no blob and an empty mask.
+    """
+    rng = np.random.default_rng(5)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.arange(size)
+    lines = []
+    for group in range(train + val):
+        for number in range(slices):
+            image = rng.normal(60, 8, (size, size))
+            mask = np.zeros((size, size), dtype=bool)
+            if number:
+                row, column = rng.integers(8, size - 8, 2)
+                mask = (rows[:, None] - row) ** 2 + (rows[None, :] - column) ** 2 < 25
+                image[mask] += 120
+            name = f"g{group}-{number}"
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}-mask.png")
+            lines.append(
+                {
+                    "image": f"{name}.png",
+                    "mask": f"{name}-mask.png" if number else "",
+                    "label": "blob" if number else "none",
+                    "group": f"g{group}",
+                    "slice": number,
+                    "split": "val" if group >= train else "train",
+                }
+            )
+    write_index(folder, lines)
+    return folder
+
+
+def write_index(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    """Write an index.csv; the first line's keys are the columns."""
+    path = folder / "index.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of an index.csv."""
+    with (folder / "index.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
