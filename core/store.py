@@ -76,16 +76,10 @@ class Store:
                     self._fs.put_file(str(source), self._path(key))
                 return
             target = Path(self._path(key))
-            if target.exists():
-                return
             make_folder_durable(target.parent)
-            try:
-                # same disk: the very bytes that were fsynced before, under a second name
-                os.link(source, target)
-            except FileExistsError:
-                pass
-            except OSError:
-                self._write_local(target, source)
+            if not target.exists():
+                self._link_or_copy(target, source)
+            # also of a file that was there: who made it may have died before its fsync
             fsync_folder(target.parent)
         except OSError as error:
             raise StoreError(f"{key} cannot be stored: {error}") from error
@@ -152,6 +146,16 @@ class Store:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+    @classmethod
+    def _link_or_copy(cls, target: Path, source: Path) -> None:
+        try:
+            # same disk: the very bytes that were fsynced before, under a second name
+            os.link(source, target)
+        except FileExistsError:
+            pass
+        except OSError:
+            cls._write_local(target, source)
 
     @staticmethod
     def _write_local(target: Path, source: Path | bytes) -> None:
