@@ -1,40 +1,46 @@
 """Logging: event names with bound identifiers; no patient's name, id or pixel.
 
 Every module says `log = structlog.get_logger()` and `log.info("instance_spooled", …)`. An event
-is a short name, the rest are fields. Fields whose keyword is an identity attribute are dropped
-here as a last guard, whoever passed them.
+is a short name, the rest are fields. As a last guard, whoever passed them, identity attributes
+are hidden here, nested ones too, and objects such as data sets are told by their type only.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import Any
 
 import structlog
 
 from core.settings import LogSettings
 
-_FORBIDDEN = frozenset(
-    {
-        "patient_id",
-        "patient_name",
-        "patient_birth_date",
-        "birth_date",
-        "accession_number",
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "IssuerOfPatientID",
-        "AccessionNumber",
-    }
-)
+# What says whose an image is (PS3.3 C.2.2, C.2.3, C.7.1.1), as keyword or as our own names,
+# without case and underscores: every Patient… and …Patient… attribute, and these.
+_FORBIDDEN = frozenset({"birthdate", "birthtime", "accessionnumber", "identity"})
+_HIDDEN = "(not logged)"
+# Values that can carry no identity of their own; of anything else only its type is told.
+_PLAIN = (str, int, float, bool, type(None), datetime, timedelta, PurePath, BaseException)
 
 
 def _no_identity(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    for key in _FORBIDDEN & event.keys():
-        event[key] = "(not logged)"
-    return event
+    return {key: _clean(key, value) for key, value in event.items()}
+
+
+def _clean(key: Any, value: Any) -> Any:
+    name = str(key).replace("_", "").lower()
+    if "patient" in name or name in _FORBIDDEN:
+        return _HIDDEN
+    if isinstance(value, Mapping):
+        return {inner: _clean(inner, item) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean("", item) for item in value]
+    if key in {"exc_info", "stack_info"} or isinstance(value, _PLAIN):
+        return value
+    return f"({type(value).__name__})"
 
 
 def configure(settings: LogSettings, role: str = "") -> None:
