@@ -50,6 +50,7 @@ def examine(stream: BinaryIO, size: int, transfer_syntax: TransferSyntax) -> Dat
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         stream, size = _inflated(stream)
     values: dict[int, bytes] = {}
+    position = 0
     try:
         for element in data_element_generator(
             stream,
@@ -57,6 +58,8 @@ def examine(stream: BinaryIO, size: int, transfer_syntax: TransferSyntax) -> Dat
             transfer_syntax.is_little_endian,
             defer_size=_KEEP_BYTES,
         ):
+            # where a whole element ended: fewer than 8 bytes after it end pydicom's loop in silence
+            position = stream.tell()
             tag = int(element.tag)
             if not isinstance(element, RawDataElement):
                 continue  # a sequence of undefined length: it was read to its end
@@ -64,7 +67,6 @@ def examine(stream: BinaryIO, size: int, transfer_syntax: TransferSyntax) -> Dat
                 raise UnreadableError(f"the data set ends early, within element {element.tag}")
             if tag in _NEEDED and isinstance(element.value, bytes):
                 values[tag] = element.value
-        position = stream.tell()
     except UnreadableError:
         raise
     # pydicom raises nearly anything on bytes that are no data set
@@ -111,4 +113,6 @@ def _inflated(stream: BinaryIO) -> tuple[BytesIO, int]:
         raise UnreadableError(f"the deflated data set grows past {_MOST_INFLATED} bytes")
     if not inflater.eof:
         raise UnreadableError("the deflated data set ends early")
+    if inflater.unused_data.strip(b"\0"):  # padding to an even length is allowed
+        raise UnreadableError(f"{len(inflater.unused_data)} bytes follow the deflated data set")
     return BytesIO(data), len(data)
