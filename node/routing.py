@@ -35,9 +35,11 @@ def _evaluate(route: Route, series: Series) -> RouteDecision:
 
 def _miss(keyword: str, rule: Rule, value: Any) -> str:
     """Why a value does not fit a rule; empty when it does. Of several values one must fit."""
-    if value is None or value == "":
+    values = [
+        item for item in (value if isinstance(value, list) else [value]) if item not in ("", None)
+    ]
+    if not values:
         return f"the series has no {keyword}"
-    values = value if isinstance(value, list) else [value]
     if any(_fits(rule, item) for item in values):
         return ""
     shown = "\\".join(str(item) for item in values)
