@@ -1,0 +1,492 @@
+"""The generated parts of `docs/operations.md` and `docs/conformance.md`.
+
+    python -m cli.docs            write them
+    python -m cli.docs --check    exit status 1 if a page is out of date
+
+A generated part stands between two comments, `<!-- generated: NAME -->` and `<!-- end -->`. It
+is made from the code: settings, commands, states, log events, presentation contexts, statuses.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "docs" / "operations.md", ROOT / "docs" / "conformance.md")
+SOURCES = ("core", "node", "workers", "models", "cli")
+
+_BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
+_EVENT = re.compile(r"[a-z]+(_[a-z]+)*")
+
+# What each log event means to an administrator. A new event needs a line here.
+EVENTS = {
+    "association_ended": "A peer's association ended. `end` says how: released, aborted or "
+    "broken off; `instances` how many were taken.",
+    "association_filed": "Everything of an association is in store and ledger.",
+    "association_rejected": "A peer was not let in. `reason` says why: add it to `[[peers]]`, or "
+    "correct the AE titles.",
+    "association_without_context": "A peer proposed nothing that we accept. See conformance.md.",
+    "broker_away": "Jobs could not be published. They wait; see that the broker runs.",
+    "destination_in_trouble": "A destination is away or out of resources. Its objects wait for "
+    "`next_try_seconds`.",
+    "door_closed": "The port is closed.",
+    "door_open": "The port is open; instances are taken.",
+    "ended": "`sentinode up` ended all its roles.",
+    "going_on": "The trouble that `waiting` named is over.",
+    "identity_conflict": "Images of one study disagree about whose they are. Its work is held: "
+    "see `sentinode conflicts`.",
+    "instance_refused": "An instance was not taken. `status` is what the sender was told, "
+    "`reason` why.",
+    "instance_spooled": "An instance is safe on the disk.",
+    "instance_unreadable": "A spooled file could not be read. It is kept under `kept_as`, and "
+    "nothing was made of it.",
+    "instances_filed": "A batch of instances is in store and ledger; how many were new.",
+    "job_claimed": "A worker began with a job.",
+    "job_ended": "A job ended; `state` says how, `reason` why.",
+    "job_failed": "A job failed for good; `reason` and `remedy` say more.",
+    "job_given_back": "A passing trouble: the job is tried again in `again_in_seconds`.",
+    "job_lease_expired": "A worker fell silent. Its job is tried again, or quarantined after the "
+    "second time.",
+    "job_left": "A worker could not reach the ledger. The job is published again.",
+    "job_lost": "A job was taken from its worker (held, superseded, or given to another one). "
+    "Nothing of this attempt was kept.",
+    "job_not_to_be_had": "A message came for a job that somebody else has or had. Harmless.",
+    "job_published": "A job's id was sent to its queue.",
+    "job_trouble": "An unforeseen error, with its traceback. The job is tried again.",
+    "lease_not_renewed": "A worker could not reach the ledger while it computed. It goes on.",
+    "model_loaded": "A worker loaded a model, and onto which device.",
+    "object_not_sent": "An object was not delivered this time; `state` says whether it is tried "
+    "again, `message` what the destination said.",
+    "object_sent": "A destination has an object.",
+    "role_died": "A process of `sentinode up` ended by itself and is started again. The lines "
+    "before say why.",
+    "role_killed": "A process did not end in time and was killed.",
+    "series_whole": "A series is whole; `reason` says why, `routes` and `jobs` what follows.",
+    "waiting": "A role waits for a server or a disk; `error` and `remedy` say which. Told once.",
+    "worker_ready": "A worker serves `queues`.",
+}
+
+
+def settings_table() -> str:
+    """Every setting: key, what it may be, default, meaning."""
+    from core.settings import ENV_PREFIX, Settings
+
+    schema = Settings.model_json_schema()
+    parts = []
+    for name, section in schema["properties"].items():
+        listed = section.get("type") == "array"
+        target = section["items"] if listed else section
+        reference = target.get("$ref") or target["allOf"][0]["$ref"]
+        content = schema["$defs"][reference.rpartition("/")[2]]
+        rows = []
+        for key, value in content["properties"].items():
+            default = _shown(value["default"]) if "default" in value else "must be given"
+            meaning = value.get("description", "")
+            rows.append((_code(key), _kind(value, schema["$defs"]), default, meaning))
+        heading = f"[[{name}]]" if listed else f"[{name}]"
+        purpose = content["description"].split("\n")[0].partition(": ")[2]
+        variable = f"{ENV_PREFIX}{name.upper()}" + ("" if listed else "__KEY")
+        parts += [
+            f"### `{heading}`: {purpose.rstrip('.')}",
+            "",
+            f"Variable: `{variable}`" + (" (the whole list, as JSON)." if listed else "."),
+            "",
+            *_table(("key", "value", "default", "meaning"), rows),
+            "",
+        ]
+    return "\n".join(parts).rstrip()
+
+
+def commands_table() -> str:
+    """Every command of the command line with its options."""
+    rows = []
+    for path, command in commands():
+        parameters = []
+        for parameter in command.params:
+            names = [*parameter.opts, *parameter.secondary_opts]
+            is_option = parameter.param_type_name == "option"
+            shown = "/".join(names) if is_option else parameter.metavar or parameter.name.upper()
+            parameters.append(_code(shown))
+        hidden = " (started by `up`)" if command.hidden else ""
+        text = " ".join((command.help or "").split("\f")[0].split())
+        rows.append((_code(f"sentinode {path}"), text + hidden, " ".join(parameters)))
+    return "\n".join(_table(("command", "what it does", "arguments and options"), rows))
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by its path."""
+    import typer.main
+
+    import cli
+
+    def walk(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            path = f"{prefix} {name}".strip()
+            if hasattr(command, "commands"):
+                yield from walk(path, command)
+            else:
+                yield path, command
+
+    yield from walk("", typer.main.get_command(cli.app))
+
+
+def series_states() -> str:
+    """States of a series."""
+    from core.lifecycle import SERIES_MOVES, SeriesState
+
+    return _states(SeriesState, SERIES_MOVES)
+
+
+def job_states() -> str:
+    """States of a job."""
+    from core.lifecycle import JOB_MOVES, JobState
+
+    return _states(JobState, JOB_MOVES)
+
+
+def transfer_states() -> str:
+    """States of a transfer."""
+    from core.lifecycle import TRANSFER_MOVES, TransferState
+
+    return _states(TransferState, TRANSFER_MOVES)
+
+
+def _states(states: type[StrEnum], moves: Any) -> str:
+    meanings = dict(re.findall(r"^\s*(\w+): (.+)$", states.__doc__ or "", re.MULTILINE))
+    rows = []
+    for state in states:
+        after = ", ".join(_code(item) for item in states if item in moves[state])
+        rows.append((_code(state), meanings[state.value], after or "nothing: it stays so"))
+    return "\n".join(_table(("state", "meaning", "what may follow"), rows))
+
+
+@dataclass(slots=True)
+class LoggedEvent:
+    """One event name in the code: at which levels, and in which modules."""
+
+    levels: set[str] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+
+
+def log_events() -> dict[str, LoggedEvent]:
+    """Every event that the code logs, by name."""
+    found: dict[str, LoggedEvent] = {}
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for level, name in _logged(tree):
+                event = found.setdefault(name, LoggedEvent())
+                event.levels.add("error" if level == "exception" else level)
+                event.modules.add(module)
+    return dict(sorted(found.items()))
+
+
+def _logged(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Calls like `log.info("name", …)`, and like `level("name", …)` after `level = log.info …`."""
+    aliases: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            methods = [item for item in _either(node.value) if isinstance(item, ast.Attribute)]
+            if methods and all(_is_logger_method(item) for item in methods):
+                aliases[node.targets[0].id] = [item.attr for item in methods]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        names = [
+            item.value
+            for item in _either(node.args[0])
+            if isinstance(item, ast.Constant)
+            and isinstance(item.value, str)
+            and _EVENT.fullmatch(item.value)
+        ]
+        if _is_logger_method(node.func):
+            assert isinstance(node.func, ast.Attribute)
+            yield from ((node.func.attr, name) for name in names)
+        elif isinstance(node.func, ast.Name) and node.func.id in aliases:
+            levels = aliases[node.func.id]
+            # two names and two levels are chosen by the same question
+            if len(names) == len(levels):
+                yield from zip(levels, names, strict=True)
+            else:
+                yield from itertools.product(levels, names)
+
+
+def _is_logger_method(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr in _LEVELS
+        and isinstance(node.value, ast.Name)
+        and node.value.id in {"log", "bound"}
+    )
+
+
+def _either(node: ast.expr) -> list[ast.expr]:
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
+
+
+def events_table() -> str:
+    """Every log event with its level and meaning.
+
+    Raises:
+        SystemExit: the code logs an event that has no meaning here, or the other way round.
+    """
+    events = log_events()
+    missing, idle = sorted(events.keys() - EVENTS.keys()), sorted(EVENTS.keys() - events.keys())
+    if missing or idle:
+        raise SystemExit(
+            f"cli/docs.py, EVENTS: say what these mean: {missing}; these are logged no more: {idle}"
+        )
+    rows = [
+        (
+            _code(name),
+            ", ".join(level for level in _LEVELS if level in event.levels),
+            ", ".join(_code(module) for module in sorted(event.modules)),
+            EVENTS[name],
+        )
+        for name, event in events.items()
+    ]
+    return "\n".join(_table(("event", "level", "where", "meaning"), rows))
+
+
+def contexts_table() -> str:
+    """What we accept: SOP classes, and the transfer syntaxes of each set of them."""
+    from node.contexts import table
+
+    parts: list[str] = []
+    rows = sorted(table(), key=lambda row: (row.role, row.transfer_syntaxes))
+    sets = itertools.groupby(rows, key=lambda row: (row.role, row.transfer_syntaxes))
+    for number, ((role, syntaxes), members) in enumerate(sets):
+        letter = chr(ord("A") + number)
+        ordered = [(uid.name, _code(uid)) for uid in syntaxes]
+        classes = sorted((_class_name(row.sop_class), _code(row.sop_class)) for row in members)
+        parts += [
+            f"### Set {letter}: {len(classes)} SOP class(es), {len(syntaxes)} transfer syntaxes, "
+            f"role {role}",
+            "",
+            *_table(("transfer syntax, most wanted first", "UID"), ordered),
+            "",
+            *_table(("SOP class", "UID"), classes),
+            "",
+        ]
+    return "\n".join(parts).rstrip()
+
+
+def _class_name(uid: Any) -> str:
+    """A SOP class's name; pynetdicom knows some that pydicom does not yet."""
+    if uid.name != str(uid):
+        return str(uid.name)
+    from pynetdicom import sop_class
+
+    keyword = next((key for key, value in vars(sop_class).items() if value == uid), str(uid))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keyword)
+
+
+def proposed_table() -> str:
+    """What we propose when results are sent."""
+    from pydicom.uid import (
+        UID,
+        Comprehensive3DSRStorage,
+        ExplicitVRLittleEndian,
+        SegmentationStorage,
+    )
+
+    from node.contexts import UNCOMPRESSED, VERIFICATION, proposed
+
+    rows = [(VERIFICATION.name, _code(VERIFICATION), ", ".join(uid.name for uid in UNCOMPRESSED))]
+    results = (SegmentationStorage, Comprehensive3DSRStorage)
+    for context in proposed({(uid, ExplicitVRLittleEndian) for uid in results}):
+        uid = UID(str(context.abstract_syntax))
+        syntaxes = ", ".join(UID(str(item)).name for item in context.transfer_syntax)
+        rows.append((uid.name, _code(uid), syntaxes))
+    return "\n".join(_table(("SOP class", "UID", "transfer syntaxes of the context"), rows))
+
+
+def policy_table() -> str:
+    """Association policy, with the settings' defaults."""
+    from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+    from core.settings import NodeSettings
+    from node.contexts import MOST_PROPOSED
+
+    node = NodeSettings()
+    rows = [
+        ("Implementation Class UID", _code(IMPLEMENTATION_CLASS_UID), ""),
+        ("Implementation Version Name", _code(IMPLEMENTATION_VERSION_NAME), ""),
+        ("AE title", _code(node.ae_title), _code("node.ae_title")),
+        ("Port", _code(node.port), _code("node.port")),
+        ("Associations at once", str(node.max_associations), _code("node.max_associations")),
+        ("Largest PDU received, bytes", str(node.max_pdu), _code("node.max_pdu")),
+        ("Wait for association messages, s", f"{node.acse_timeout:g}", _code("node.acse_timeout")),
+        ("Wait for a DIMSE message, s", f"{node.dimse_timeout:g}", _code("node.dimse_timeout")),
+        ("Idle association is aborted, s", f"{node.network_timeout:g}", "`node.network_timeout`"),
+        ("Presentation contexts proposed, at most", str(MOST_PROPOSED), ""),
+    ]
+    return "\n".join(_table(("what", "value or default", "setting"), rows))
+
+
+def store_statuses() -> str:
+    """What a C-STORE is answered with, from the tree of errors."""
+    from core.errors import RefusedError
+    from node.scp import PROCESSING_FAILURE, SUCCESS
+
+    rows = [(_code(_hex(SUCCESS)), "The instance is on our disk, synced.", "")]
+    for kind in _tree(RefusedError):
+        meaning = (kind.__doc__ or "").split("\n")[0]
+        if kind.status == PROCESSING_FAILURE:
+            meaning = "An internal error; our log has the details."
+        rows.append((_code(_hex(kind.status)), meaning, kind.remedy))
+    return "\n".join(_table(("status", "meaning", "what to do"), rows))
+
+
+def sent_statuses() -> str:
+    """What we make of a destination's answer to C-STORE: every status there can be."""
+    from node.sender import judge
+
+    def outcome(status: int) -> tuple[str, bool, bool]:
+        verdict = judge(status, "")
+        return verdict.state.value, verdict.retry, verdict.refusal
+
+    found: dict[tuple[str, bool, bool], list[str]] = {}
+    for result, group in itertools.groupby(range(0x10000), key=outcome):
+        members = list(group)
+        span = _code(_hex(members[0]))
+        if len(members) > 1:
+            span += f" to {_code(_hex(members[-1]))}"
+        found.setdefault(result, []).append(span)
+    rows = []
+    for (state, retry, refusal), spans in found.items():
+        meaning = f"the transfer becomes `{state}`"
+        if retry:
+            meaning = "out of resources: everything for this destination is tried again later"
+        elif refusal:
+            meaning = "tried again, at most `delivery.max_refusals` times, then `refused`"
+        rows.append((meaning, "all others" if refusal else ", ".join(spans)))
+    return "\n".join(_table(("what we do", "status"), rows))
+
+
+def _tree(kind: Any) -> Iterator[Any]:
+    from core import errors
+
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "commands": commands_table,
+    "series-states": series_states,
+    "job-states": job_states,
+    "transfer-states": transfer_states,
+    "log-events": events_table,
+    "contexts": contexts_table,
+    "proposed": proposed_table,
+    "policy": policy_table,
+    "store-statuses": store_statuses,
+    "sent-statuses": sent_statuses,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its generated parts made anew.
+
+    Raises:
+        KeyError: the page asks for a part that there is not.
+    """
+    return _BLOCK.sub(
+        lambda found: f"{found[1]}\n{BLOCKS[found['name']]()}\n\n{found[3]}",
+        text,
+    )
+
+
+def names_of(text: str) -> list[str]:
+    """The generated parts that a page asks for."""
+    return [found["name"] for found in _BLOCK.finditer(text)]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or check them; returns the exit status."""
+    stale = 0
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if before == after:
+            continue
+        stale += 1
+        if "--check" in arguments:
+            print(f"{page.relative_to(ROOT)} is out of date: run python -m cli.docs")
+        else:
+            page.write_text(after, encoding="utf-8")
+            print(f"{page.relative_to(ROOT)} written")
+    return 1 if stale and "--check" in arguments else 0
+
+
+def _kind(value: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """What a setting may be, for a person."""
+    if "anyOf" in value:
+        kinds = [_kind(item, definitions) for item in value["anyOf"] if item.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "$ref" in value:
+        keys = definitions[value["$ref"].rpartition("/")[2]]["properties"]
+        return "{ " + ", ".join(f"{key} = …" for key in keys) + " }"
+    if "enum" in value:
+        return ", ".join(_code(item) for item in value["enum"])
+    kind = str(value.get("type", "any"))
+    if kind == "array":
+        inner = _kind(value.get("items", {}), definitions)
+        return "list" if " or " in inner else f"list of {inner}"
+    if kind == "object":
+        return f"{{ Keyword = … }} with {_kind(value['additionalProperties'], definitions)}"
+    names = {"integer": "whole number", "number": "number", "boolean": "true or false"}
+    shown = "path" if value.get("format") == "path" else names.get(kind, "text")
+    return shown + _limits(value)
+
+
+def _limits(value: dict[str, Any]) -> str:
+    low, high = value.get("minimum"), value.get("maximum")
+    if low is not None and high is not None:
+        return f", {low:g} to {high:g}" if high < 10**6 else f", {low} to {high}"
+    if low is not None:
+        return f", at least {low:g}"
+    if "exclusiveMinimum" in value:
+        return f", above {value['exclusiveMinimum']:g}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return _code(str(value).lower())
+    return _code(value)
+
+
+def _hex(status: int) -> str:
+    return f"0x{status:04X}"
+
+
+def _code(value: object) -> str:
+    return f"`{value}`"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
