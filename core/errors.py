@@ -13,6 +13,7 @@ it gets. A message says what happened, where, and what to do::
     │   └── NotAuthorisedError   0x0124  PS3.7 Annex C, Refused: Not Authorized
     ├── LedgerError              the database is away or not as expected   (retry)
     │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
+    │   ├── LedgerValueError     a value that the database does not take (no retry)
     │   └── NotFoundError        no such job, study, result               (no retry)
     ├── StoreError               bytes cannot be written or read           (retry)
     ├── QueueError               the broker is away                        (retry)
@@ -105,6 +106,13 @@ class LedgerError(SentinodeError):
 
 class IllegalMoveError(LedgerError):
     """A state change that the lifecycle does not allow."""
+
+    retry = False
+    remedy = ""
+
+
+class LedgerValueError(LedgerError):
+    """A value that the database does not take; the same again would not help."""
 
     retry = False
     remedy = ""

@@ -17,6 +17,7 @@ import structlog
 
 from core import clock
 from core.domain import Association, IncomingInstance
+from core.errors import LedgerValueError
 from core.ledger import Ledger
 from core.ledger.filing import Outcome
 from core.store import Store, fsync_folder
@@ -74,8 +75,7 @@ class Intake:
             batch = self._read(files[start : start + _BATCH])
             if batch:
                 last = batch[-1].incoming
-                self._file(batch)
-                count += len(batch)
+                count += self._file_or_shelve(batch)
         if ended:
             content = json.loads(end_file.read_text(encoding="utf-8"))
             association = replace(
@@ -96,13 +96,29 @@ class Intake:
             except FileNotFoundError:
                 continue  # another intake was faster
             except Exception:
-                shelf = self._spool / UNREADABLE
-                shelf.mkdir(exist_ok=True)
-                target = shelf / f"{path.parent.name}-{path.name}"
-                path.rename(target)
-                fsync_folder(shelf)
-                log.exception("instance_unreadable", kept_as=str(target))
+                log.exception("instance_unreadable", kept_as=str(self._shelve(path)))
         return batch
+
+    def _shelve(self, path: Path) -> Path:
+        """Put a file aside that cannot be filed. Nothing that was acknowledged is thrown away."""
+        shelf = self._spool / UNREADABLE
+        shelf.mkdir(exist_ok=True)
+        target = shelf / f"{path.parent.name}-{path.name}"
+        path.rename(target)
+        fsync_folder(shelf)
+        return target
+
+    def _file_or_shelve(self, batch: list[_Read]) -> int:
+        """File a batch; if a value is not taken, each by itself; keep aside what fails alone."""
+        try:
+            self._file(batch)
+        except LedgerValueError as error:
+            if len(batch) > 1:
+                return sum(self._file_or_shelve([item]) for item in batch)
+            kept_as = self._shelve(batch[0].path)
+            log.warning("instance_unfilable", kept_as=str(kept_as), reason=str(error))
+            return 0
+        return len(batch)
 
     def _file(self, batch: list[_Read]) -> None:
         for item in batch:

@@ -13,10 +13,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+)
 from sqlalchemy.orm import Session
 
-from core.errors import LedgerError
+from core.errors import LedgerError, LedgerValueError
 from core.ledger.conflicts import Conflicts
 from core.ledger.filing import Filing
 from core.ledger.jobs import Jobs
@@ -57,7 +63,8 @@ class Ledger:
                 if parsed.database:
                     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
                 options = {"connect_args": {"timeout": _SQLITE_BUSY_MS / 1000}}
-            self.engine: Engine = create_engine(parsed, **options)
+            # parameters hold patients' names: never in a message
+            self.engine: Engine = create_engine(parsed, hide_parameters=True, **options)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise LedgerError(f"ledger.url is not usable: {error}") from error
         self.url = parsed
@@ -98,6 +105,8 @@ class Ledger:
                     transfers=Transfers(session),
                     views=Views(session),
                 )
+        except (DataError, IntegrityError) as error:
+            raise LedgerValueError(f"the ledger does not take a value: {error.orig}") from error
         except DBAPIError as error:
             raise LedgerError(f"the ledger refused or is away: {error.orig}") from error
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from support.instances import T0, association, mr_slice
 
-from core.domain import Association
+from core.domain import Association, IncomingInstance
 from core.equipment import MODEL_NAME
 from core.errors import LedgerError
 from core.ledger import Ledger
 from core.lifecycle import SeriesState
 from core.settings import Settings
 from core.store import Store
+from node import intake as intake_module
 from node.incoming import content_digest
 from node.intake import Intake
 from node.spool import ReceivedInstance, ReceiverSpool
@@ -252,3 +254,28 @@ def test_a_killed_receiver_lets_its_lock_go(settings: Settings, tmp_path: Path) 
         process.wait()
         intake.step()
         assert not folder.exists()
+
+
+def test_a_value_that_sql_does_not_take_stops_nothing_else(
+    settings: Settings,
+    ledger: Ledger,
+    spooler: Spooler,
+    intake: Intake,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    real = intake_module.read_incoming
+
+    def read(path: Path) -> IncomingInstance:
+        found = real(path)
+        # NOT NULL is refused by both databases
+        return replace(found, digest=None) if path.name == "000002.dcm" else found
+
+    for number in (1, 2, 3):
+        spooler.add(mr_slice(number), association())
+    monkeypatch.setattr(intake_module, "read_incoming", read)
+    assert intake.step() == 2
+    assert len(list((settings.spool / "unreadable").iterdir())) == 1
+    assert "instance_unfilable" in capfd.readouterr().err
+    with ledger.read() as work:
+        assert work.views.counts()["instances"] == 2
