@@ -47,6 +47,8 @@ EVENTS = {
     "instance_refused": "An instance was not taken. `status` is what the sender was told, "
     "`reason` why.",
     "instance_spooled": "An instance is safe on the disk.",
+    "instance_unfilable": "A value of a spooled file does not fit the ledger. The file is kept under "
+    "`kept_as`.",
     "instance_unreadable": "A spooled file could not be read. It is kept under `kept_as`, and "
     "nothing was made of it.",
     "instances_filed": "A batch of instances is in store and ledger; how many were new.",
