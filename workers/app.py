@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import structlog
@@ -41,6 +43,8 @@ def run_worker(settings: Settings) -> None:
     @worker_process_init.connect(weak=False)
     def _on_child(**_: object) -> None:
         logs.configure(settings.logs, "worker")
+        # torch takes seconds to import; the first job should find it there
+        threading.Thread(target=import_module, args=("models.registry",), daemon=True).start()
 
     # Celery warns of pickled messages when run as root; ours are JSON only
     warnings.filterwarnings("ignore", category=SecurityWarning)

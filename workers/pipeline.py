@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,11 +24,12 @@ from core import clock, equipment
 from core.domain import Finding, Instance, Job, Result, ResultKind
 from core.errors import (
     LeaseLostError,
+    LedgerError,
     NotApplicableError,
     SentinodeError,
     StoreError,
 )
-from core.ledger import Ledger
+from core.ledger import Ledger, Work
 from core.lifecycle import JobState
 from core.modelspec import ModelSpec
 from core.settings import Settings
@@ -47,6 +48,7 @@ from workers.volume import SeriesVolume, build_volume, read_series, to_axial
 log = structlog.get_logger()
 
 _LONGEST_RETRY_SECONDS = 300.0
+_LEDGER_PATIENCE_SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -239,8 +241,9 @@ class Pipeline:
         outcome: _Outcome | None = None,
         error: SentinodeError | None = None,
     ) -> JobState:
-        outcome = outcome or _Outcome(())
-        with self._ledger.write() as work:
+        made = outcome or _Outcome(())
+
+        def finish(work: Work) -> None:
             work.jobs.finish(
                 job.id,
                 owner,
@@ -248,14 +251,16 @@ class Pipeline:
                 clock.now(),
                 reason=str(error) if error else "",
                 remedy=error.remedy if error else "",
-                findings=outcome.findings,
-                results=outcome.results,
-                summary=outcome.summary,
+                findings=made.findings,
+                results=made.results,
+                summary=made.summary,
             )
+
+        self._write_patiently(finish)
         log.info(
             "job_ended",
             state=str(state),
-            findings=sum(item.present for item in outcome.findings),
+            findings=sum(item.present for item in made.findings),
             reason=str(error) if error else "",
         )
         return state
@@ -272,14 +277,38 @@ class Pipeline:
                 assert isinstance(ended, SentinodeError)
                 return self._finish(job, owner, JobState.FAILED, error=ended)
             wait = min(limits.retry_seconds * 2 ** (job.attempt - 1), _LONGEST_RETRY_SECONDS)
-            now = clock.now()
-            with self._ledger.write() as work:
+
+            def give_back(work: Work) -> None:
+                now = clock.now()
                 work.jobs.give_back(job.id, owner, reason, now + timedelta(seconds=wait), now)
+
+            self._write_patiently(give_back)
         except LeaseLostError as lost:
             log.warning("job_lost", reason=str(lost))
             return None
         log.warning("job_given_back", reason=reason, again_in_seconds=wait)
         return JobState.WAITING
+
+    def _write_patiently(self, write: Callable[[Work], None]) -> None:
+        """Write to the ledger, waiting while it is away: the work is done and should count.
+
+        Raises:
+            LedgerError: it stayed away too long.
+            LeaseLostError: another worker has done the job meanwhile.
+        """
+        wait, waited = 1.0, 0.0
+        while True:
+            try:
+                with self._ledger.write() as work:
+                    write(work)
+            except LedgerError as error:
+                if not error.retry or waited >= _LEDGER_PATIENCE_SECONDS:
+                    raise
+                log.warning("waiting", error=str(error), remedy=error.remedy)
+                time.sleep(wait)
+                waited, wait = waited + wait, min(wait * 2, 30.0)
+            else:
+                return
 
 
 @contextmanager
