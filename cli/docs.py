@@ -47,7 +47,7 @@ EVENTS = {
     "instance_refused": "An instance was not taken. `status` is what the sender was told, "
     "`reason` why.",
     "instance_spooled": "An instance is safe on the disk.",
-    "instance_unfilable": "A value of a spooled file does not fit the ledger. The file is kept under "
+    "instance_unfilable": "A value of a spooled file does not fit the ledger. It is kept under "
     "`kept_as`.",
     "instance_unreadable": "A spooled file could not be read. It is kept under `kept_as`, and "
     "nothing was made of it.",
