@@ -231,6 +231,10 @@ def _check_models(settings: Settings) -> list[_Line]:
 
 
 def _check_device(settings: Settings) -> list[_Line]:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:  # a node without workers
+        return [_Line("device", _WELL, "no torch here: jobs run on workers elsewhere")]
     import torch
 
     cuda = torch.cuda.is_available()

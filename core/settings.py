@@ -120,7 +120,7 @@ class JobSettings(_Section):
 
     lease_seconds: Seconds = Field(30, description="A worker that is silent so long has died")
     max_attempts: Annotated[int, Field(ge=1)] = Field(
-        3, description="Attempts at a job before it is failed (or quarantined, if workers died)"
+        3, description="Attempts at a job with a passing trouble before it is failed"
     )
     retry_seconds: Seconds = Field(5, description="First wait after a passing trouble; doubles")
 

@@ -230,7 +230,9 @@ class Door:
             return
         ended = replace(opened.association, ended_at=clock.now(), end=how)
         self._spool.end(ended)
-        log.info(
+        # our own health checks come every minute; nobody needs to read of them
+        tell = log.debug if ended.calling_ae == self._node.ae_title else log.info
+        tell(
             "association_ended",
             association=ended.id,
             calling_ae=ended.calling_ae,
