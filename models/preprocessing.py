@@ -49,6 +49,7 @@ class Preparation:
         array = np.ascontiguousarray(slices, dtype=np.float32)
         images = torch.from_numpy(array).unsqueeze(1)
         images = (images.clamp(self.low, self.high) - self.mean) / self.scale
+        images = torch.where(images.isnan(), self.fill, images)
         if self.resampled != self.shape:
             images = functional.interpolate(
                 images, size=self.resampled, mode="bilinear", align_corners=False, antialias=True
@@ -88,7 +89,7 @@ def prepare_volume(
             raise ModelSpecError(f"preprocessing: there is no {step.name!r} (there is: {known})")
         try:
             apply(plan, volume, spacing_mm, **step.params)
-        except TypeError as error:
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelSpecError(f"preprocessing.{step.name}: {error}") from error
     return plan
 
@@ -105,11 +106,15 @@ def standardise_foreground(
     MR intensities are arbitrary: multiplying a volume by any factor gives the same input. The
     foreground is what is brighter than the volume's mean, which leaves out the air around the
     head. The brightest values (vessels, artefacts) are clipped at `clip_percentile` of the
-    foreground first, and the result at `limit` standard deviations.
+    foreground first, and the result at `limit` standard deviations. Voxels that are no number
+    count as air.
     """
     values = np.asarray(volume, dtype=np.float32).ravel()
     if values.size > _MOST_SAMPLES:  # every n-th voxel tells the same, in bounded memory
         values = values[:: values.size // _MOST_SAMPLES + 1]
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        values = np.zeros(1, np.float32)
     foreground = values[values > values.mean()]
     if foreground.size == 0:
         plan.mean, plan.scale, plan.fill = float(values.mean()), 1.0, 0.0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from core.errors import ModelError
+from core.errors import ModelError, ModelSpecError
 from core.modelspec import ModelSpec, find_specs
 from models.architectures import build, on_device
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
@@ -48,19 +48,21 @@ class LoadedModel:
             progress: called with slices done and slices in all.
 
         Returns:
-            Probabilities (channels, slices, rows, columns), in the grid of `volume`.
+            Probabilities (channels, slices, rows, columns), in the grid of `volume`; channels up
+            to the last one that has a label.
 
         Raises:
             ModelError: not even one slice fits into memory.
+            ModelSpecError: a label's channel is none of the network's.
         """
         plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
-        channels = len(self.spec.output.labels)
+        channels = max((label.channel + 1 for label in self.spec.output.labels), default=0)
         answer = np.empty((channels, *volume.shape), dtype=np.float16)
         start, size = 0, batch_size
         while start < len(volume):
             stop = min(start + size, len(volume))
             try:
-                answer[:, start:stop] = self._batch(plan, volume[start:stop])
+                answer[:, start:stop] = self._batch(plan, volume[start:stop], channels)
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise ModelError(
@@ -77,11 +79,16 @@ class LoadedModel:
         return answer
 
     @torch.inference_mode()
-    def _batch(self, plan: Preparation, slices: Volume) -> Probabilities:
+    def _batch(self, plan: Preparation, slices: Volume, channels: int) -> Probabilities:
         images = plan.prepare(slices).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits = self.network(images)
-        restored = plan.restore(logits.float())
+        if logits.shape[1] < channels:
+            raise ModelSpecError(
+                f"{self.spec.name}: output.labels name channel {channels - 1}, but the network has "
+                f"{logits.shape[1]} channel(s), counted from 0"
+            )
+        restored = plan.restore(logits[:, :channels].float())
         probabilities = torch.sigmoid(restored).half()
         return probabilities.movedim(1, 0).cpu().numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def write_spec(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def training_config(data: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def training_config(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     """A configuration as its file would hold it; sections are merged into it."""
     content: dict[str, Any] = {
         "package": _PACKAGE,
-        "data": {"folder": str(data), "size": SIZE, "description": "blobs", "licence": "none"},
-        **_MODEL,
+        "data": {"folder": str(folder), "size": SIZE, "description": "blobs", "licence": "none"},
+        **deepcopy(_MODEL),
         "augmentation": {"rotation_degrees": 10.0, "noise": 0.05, "flip_columns": True},
         "training": {"seed": 3, "epochs": 3, "batch_size": 4, "learning_rate": 0.01},
     }
@@ -71,9 +72,9 @@ def training_config(data: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def write_config(path: Path, data: Path, **sections: dict[str, Any]) -> Path:
+def write_config(path: Path, folder: Path, **sections: dict[str, Any]) -> Path:
     """Write a configuration file."""
-    path.write_text(tomli_w.dumps(training_config(data, **sections)), encoding="utf-8")
+    path.write_text(tomli_w.dumps(training_config(folder, **sections)), encoding="utf-8")
     return path
 
 
