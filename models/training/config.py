@@ -107,6 +107,8 @@ def read_config(path: Path) -> Config:
         config = Config(**raw)
     except FileNotFoundError as error:
         raise TrainingError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:

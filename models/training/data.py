@@ -7,8 +7,10 @@ belongs together (a patient) shares a group, and a split never divides a group.
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from core.errors import TrainingError
 
 _NEEDED = ("image", "mask", "label", "group")
-Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -39,7 +41,7 @@ class Group:
 
     name: str
     entries: tuple[Entry, ...]
-    images: Bytes
+    images: Pixels
     masks: Mask
 
 
@@ -51,14 +53,19 @@ def read_index(folder: Path) -> list[Entry]:
     """
     path = folder / "index.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        # -sig: a spreadsheet program begins its file with a byte order mark
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
             if missing:
                 raise TrainingError(f"{path} lacks the column(s) {', '.join(missing)}")
-            entries = [_entry(folder, row, number) for number, row in enumerate(reader)]
+            entries = [_entry(folder, row, reader.line_num) for row in reader]
     except FileNotFoundError as error:
         raise TrainingError(f"{folder} has no index.csv") from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path} is no UTF-8 text: {error}") from error
+    except csv.Error as error:
+        raise TrainingError(f"{path} is no CSV: {error}") from error
     if not entries:
         raise TrainingError(f"{path} names no images")
     absent = [
@@ -81,7 +88,7 @@ def read_groups(entries: list[Entry]) -> list[Group]:
     Raises:
         TrainingError: an image that cannot be read, or a mask of another size.
     """
-    by_key: dict[tuple[str, tuple[int, ...]], list[tuple[Entry, Bytes, Mask]]] = {}
+    by_key: dict[tuple[str, tuple[int, ...]], list[tuple[Entry, Pixels, Mask]]] = {}
     for entry in entries:
         image = _read_image(entry.image)
         mask = np.zeros(image.shape, dtype=np.bool_)
@@ -109,25 +116,37 @@ def _by_key(pair: tuple[tuple[str, tuple[int, ...]], object]) -> tuple[str, tupl
     return pair[0]
 
 
-def _entry(folder: Path, row: dict[str, str], number: int) -> Entry:
+def _entry(folder: Path, row: dict[str, str | None], line: int) -> Entry:
+    where = f"{folder / 'index.csv'}, line {line}"
+    values = {name: row[name] for name in _NEEDED}
+    short = [name for name, value in values.items() if value is None]
+    if short:
+        raise TrainingError(f"{where}: it ends before {', '.join(short)}")
+    if not values["image"]:
+        raise TrainingError(f"{where}: it names no image")
     order = row.get("slice") or ""
     try:
-        place = float(order) if order else float(number)
-    except ValueError as error:
-        raise TrainingError(f"{folder / 'index.csv'}: slice {order!r} is no number") from error
+        place = float(order) if order else float(line)
+    except ValueError:
+        place = math.nan
+    if not math.isfinite(place):
+        raise TrainingError(f"{where}: slice {order!r} is no number")
     return Entry(
-        image=folder / row["image"],
-        mask=folder / row["mask"] if row["mask"] else None,
-        label=row["label"],
-        group=row["group"],
+        image=folder / values["image"],
+        mask=folder / values["mask"] if values["mask"] else None,
+        label=values["label"] or "",
+        group=values["group"] or "",
         split=row.get("split") or "",
         order=place,
     )
 
 
-def _read_image(path: Path) -> Bytes:
+def _read_image(path: Path) -> Pixels:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError) as error:
+            # 16 and 32 bits, or floating point: Pillow would cut them off at 255
+            wide = image.mode.startswith(("I", "F"))
+            return np.asarray(image if wide else image.convert("L"))
+    # Pillow's readers raise these, too, on files that are damaged
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read as an image: {error}") from error

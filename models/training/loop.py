@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ class Training:
         training, monitor = split(config)
         self.data = to_images(training, config)
         self.monitor = to_images(monitor, config) if monitor else None
+        self._try_one()
         self.steps = max(1, len(self.data.images) // config.training.batch_size)
         self.loss = make_loss(config.training.loss)
         self.optimiser = torch.optim.AdamW(
@@ -130,16 +132,36 @@ class Training:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
 
+    def _try_one(self) -> None:
+        """One image through the network: what does not fit is told before the first epoch."""
+        self.network.eval()
+        size = self.config.data.size
+        try:
+            with torch.inference_mode():
+                answer = self.network(self.data.images[:1].to(self.device))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"the network does not take images of {size} × {size}: {error}",
+                remedy="data.size must be a multiple of 2 to the number of levels less one.",
+            ) from error
+        if answer.shape[1] != 1:
+            raise TrainingError(f"the network makes {answer.shape[1]} channels, a mask has one")
+
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False when there is none.
 
         Raises:
-            TrainingError: the checkpoint belongs to another configuration.
+            TrainingError: the checkpoint is damaged or belongs to another configuration.
         """
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            raise TrainingError(
+                f"{path} cannot be read: {error}", remedy="Begin anew in another folder (--out)."
+            ) from error
         if state["config"] != _essence(self.config):
             raise TrainingError(
                 f"{path} belongs to another configuration",
@@ -301,7 +323,7 @@ class Training:
         return (
             bool(patience)
             and len(losses) > patience
-            and (min(losses[-patience:]) > min(losses[:-patience]))
+            and min(losses[-patience:]) >= min(losses[:-patience])
         )
 
 
