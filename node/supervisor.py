@@ -62,8 +62,8 @@ class Supervisor:
     def run(self, grace_seconds: float = 30.0) -> None:
         """Run until SIGTERM or Ctrl-C, then end every role."""
         stop = stop_on_signals()
-        self.start()
         try:
+            self.start()
             while not stop.wait(_POLL_SECONDS):
                 self.tend()
         finally:
