@@ -227,7 +227,7 @@ def test_a_fault_in_a_variable_is_reported_with_those_of_the_file(
     path = write("[worker]\nbatch_size = 0\n")
     monkeypatch.setenv(name, value)
     keys = keys_of(faults_of(path))
-    assert key in keys
+    assert any(found.partition("[")[0] == key for found in keys)
     assert "worker.batch_size" in keys
 
 

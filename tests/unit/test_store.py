@@ -69,14 +69,14 @@ def test_bytes_that_are_put_again_replace_the_old_ones(url: str) -> None:
 
 
 def test_what_is_not_there_is_said_with_its_key(url: str) -> None:
-    with pytest.raises(StoreError, match=r"no/such.*cannot be read") as caught:
+    with pytest.raises(StoreError, match=r"^no/such") as caught:
         Store(url).get("no/such")
     assert caught.value.retry
 
 
 def test_a_source_that_is_gone_is_an_error(url: str, tmp_path: Path) -> None:
     store = Store(url)
-    with pytest.raises(StoreError, match="cannot be stored"):
+    with pytest.raises(StoreError, match=r"^a/b.*gone"):
         store.put_file("a/b", tmp_path / "gone")
     assert not store.exists("a/b")
 

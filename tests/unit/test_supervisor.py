@@ -80,7 +80,7 @@ def test_every_role_runs_and_none_stays_behind(supervisor: Supervisor, tmp_path:
     supervisor.end(10)
     assert all(gone(pid) for pid in pids.values())
     assert supervisor.alive() == {}
-    assert list((tmp_path / "run").iterdir()) == []
+    assert pids_of(tmp_path) == []
 
 
 def test_a_role_that_dies_is_started_again(supervisor: Supervisor, tmp_path: Path) -> None:
