@@ -29,6 +29,8 @@ _EVENT = re.compile(r"[a-z]+(_[a-z]+)*")
 
 # What each log event means to an administrator. A new event needs a line here.
 EVENTS = {
+    "association_end_not_written": "The disk did not take the end of an association; it is tried "
+    "again every few seconds, and its series wait.",
     "association_ended": "A peer's association ended. `end` says how: released, aborted or "
     "broken off; `instances` how many were taken.",
     "association_filed": "Everything of an association is in store and ledger.",
@@ -355,7 +357,7 @@ def sent_statuses() -> str:
 
     def outcome(status: int) -> tuple[str, bool, bool]:
         verdict = judge(status, "")
-        return verdict.state.value, verdict.retry, verdict.refusal
+        return verdict.state.value, verdict.trouble, verdict.refusal
 
     found: dict[tuple[str, bool, bool], list[str]] = {}
     for result, group in itertools.groupby(range(0x10000), key=outcome):

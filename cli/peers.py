@@ -13,12 +13,14 @@ from cli.context import console, error_console, load_settings
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pynetdicom.association import Association
 
     from core.identifiers import DicomAddress
     from core.settings import Settings
 
 _PANEL = "Peers"
 _BATCH = 500
+_MOST_KINDS = 64  # of SOP class and transfer syntax; each may need two of the 128 contexts
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,20 +71,13 @@ def send_files(settings: Settings, peer: str, paths: list[Path]) -> None:
         SentinodeError: nothing to send, or not everything was taken.
     """
     from core.errors import PeerError, SentinodeError
-    from node.scu import (
-        NoContextError,
-        ObjectUnreadableError,
-        associate,
-        contexts_for,
-        read_object,
-        store,
-    )
+    from node.scu import ObjectUnreadableError, associate, contexts_for
 
     target = address(settings, peer)
     files = list(_files(paths))
     if not files:
         raise SentinodeError("no files to send", remedy="Name files or folders after the peer.")
-    refused = 0
+    refused = skipped = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=error_console) as progress:
         bar = progress.add_task(f"to {target}", total=len(files))
@@ -93,26 +88,59 @@ def send_files(settings: Settings, peer: str, paths: list[Path]) -> None:
                 try:
                     heads.append((path, _head(path)))
                 except ObjectUnreadableError as error:
-                    refused += 1
+                    # a folder also holds other things: a DICOMDIR, a note
+                    refused += path in paths
+                    skipped += path not in paths
                     progress.advance(bar)
                     error_console.print(f"{path}: {error}", highlight=False, markup=False)
             if not heads:
                 continue
-            contexts = contexts_for([head for _, head in heads])
-            with associate(settings.node.ae_title, target, contexts, 60) as association:
-                for path, _ in heads:
-                    try:
-                        status, comment = store(association, read_object(path.read_bytes()))
-                    except NoContextError as error:
-                        status, comment = -1, str(error)
-                    if status != 0:
-                        refused += 1
-                        code = f"0x{status:04X} " if status > 0 else ""
-                        error_console.print(f"{path}: {code}{comment}", markup=False)
-                    progress.advance(bar)
+            for part in _associations(heads):
+                contexts = contexts_for([head for _, head in part])
+                with associate(settings.node.ae_title, target, contexts, 60) as association:
+                    for path, _ in part:
+                        refused += not _send_one(association, path)
+                        progress.advance(bar)
+    if skipped:
+        console.print(f"{skipped} files that are no DICOM images were left out", highlight=False)
     if refused:
         raise PeerError(f"{refused} of {len(files)} files were not taken by {target}")
-    console.print(f"{len(files)} files sent to {target}", highlight=False)
+    if skipped == len(files):
+        raise SentinodeError("no DICOM file among them")
+    console.print(f"{len(files) - skipped} files sent to {target}", highlight=False)
+
+
+def _send_one(association: Association, path: Path) -> bool:
+    """Send one file; False, and a line, when it was not taken. A warning counts as taken."""
+    from core.lifecycle import TransferState
+    from node.scu import NoContextError, read_object, store
+    from node.sender import judge
+
+    try:
+        status, comment = store(association, read_object(path.read_bytes()))
+    except NoContextError as error:
+        error_console.print(f"{path}: {error}", markup=False, highlight=False)
+        return False
+    verdict = judge(status, comment)
+    if status != 0:
+        error_console.print(f"{path}: {verdict.message}", markup=False, highlight=False)
+    return verdict.state == TransferState.SENT
+
+
+def _associations(
+    heads: list[tuple[Path, Dataset]],
+) -> Iterator[list[tuple[Path, Dataset]]]:
+    """Parts of a batch whose presentation contexts fit one association."""
+    part: list[tuple[Path, Dataset]] = []
+    kinds: set[tuple[str, str]] = set()
+    for path, head in heads:
+        kind = (str(head.SOPClassUID), str(head.file_meta.TransferSyntaxUID))
+        if len(kinds | {kind}) > _MOST_KINDS:
+            yield part
+            part, kinds = [], set()
+        kinds.add(kind)
+        part.append((path, head))
+    yield part
 
 
 def _head(path: Path) -> Dataset:

@@ -121,6 +121,8 @@ def check(context: typer.Context) -> None:
     settings = load_settings(context)
     lines = [
         _Line("settings", _WELL, f"{len(settings.peers)} peers, {len(settings.routes)} routes"),
+        *_check_routes(settings),
+        *_check_shelf(settings),
         *_probe("disk", lambda: _check_disk(settings)),
         *_probe("store", lambda: _check_store(settings)),
         *_probe("ledger", lambda: _check_ledger(settings)),
@@ -152,6 +154,30 @@ def _probe(what: str, look: Callable[[], list[_Line]]) -> list[_Line]:
         return look()
     except SentinodeError as error:
         return [_Line(what, _BAD, str(error), error.remedy)]
+
+
+def _check_routes(settings: Settings) -> list[_Line]:
+    return [
+        _Line(
+            f"route {route.name}",
+            _WARNING,
+            "its results go nowhere",
+            "Give it destinations, or a peer archive = true.",
+        )
+        for route in settings.routes
+        if not settings.destinations(route)
+    ]
+
+
+def _check_shelf(settings: Settings) -> list[_Line]:
+    from node.spool import UNREADABLE
+
+    shelf = settings.spool / UNREADABLE
+    count = len(list(shelf.iterdir())) if shelf.is_dir() else 0
+    if not count:
+        return []
+    remedy = f"Look at them in {shelf}; the log says why (instance_unreadable, _unfilable)."
+    return [_Line("spool", _WARNING, f"{count} instance(s) could not be filed", remedy)]
 
 
 def _check_disk(settings: Settings) -> list[_Line]:

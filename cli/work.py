@@ -243,8 +243,11 @@ def retry(
     """Run a failed job again, or send its refused objects again."""
     from core.clock import now
     from core.lifecycle import JobState
+    from core.modelspec import find_specs
 
-    ledger = open_ledger(load_settings(context))
+    settings = load_settings(context)
+    ledger = open_ledger(settings)
+    specs = find_specs(settings.models.folders)
     for prefix in jobs:
         with ledger.write() as work:
             job = work.views.job(prefix)
@@ -257,7 +260,8 @@ def retry(
                     "--again analyses it once more"
                 )
             else:
-                made = work.jobs.rerun(job.id, _ACTOR, now())
+                version = specs[job.model].version if job.model in specs else None
+                made = work.jobs.rerun(job.id, _ACTOR, now(), model_version=version)
                 message = f"job {made[:_SHORT_ID]} was made from the input of {job.id[:_SHORT_ID]}"
         typer.echo(message)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import PurePath
@@ -69,6 +70,8 @@ def configure(settings: LogSettings, role: str = "") -> None:
     # pynetdicom and pydicom quote attribute values in their messages; ours say what is needed
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # so do its warnings, on standard error
+    warnings.filterwarnings("ignore", module=r"pydicom(\..*)?$")
     structlog.contextvars.clear_contextvars()
     if role:
         structlog.contextvars.bind_contextvars(role=role)

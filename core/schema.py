@@ -115,6 +115,7 @@ class SeriesRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     revision: Mapped[int] = mapped_column(default=0)
     last_received_at: Mapped[datetime]
+    last_filed_at: Mapped[datetime]
     attributes: Mapped[dict[str, Any]]
     decided_at: Mapped[datetime | None]
     decision: Mapped[str] = mapped_column(Text, default="")
@@ -207,6 +208,8 @@ class JobRow(Base):
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
     queued_at: Mapped[datetime | None]
+    published: Mapped[int] = mapped_column(default=0)
+    republish_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     next_try_at: Mapped[datetime | None]

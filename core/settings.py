@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -44,6 +45,13 @@ Title = Annotated[str, AfterValidator(lambda text: str(AETitle(text)))]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+def _by_commas(value: Any) -> Any:
+    """A variable of the environment may hold a list with commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 class _Section(BaseModel):
@@ -120,7 +128,7 @@ class JobSettings(_Section):
 
     lease_seconds: Seconds = Field(30, description="A worker that is silent so long has died")
     max_attempts: Annotated[int, Field(ge=1)] = Field(
-        3, description="Attempts at a job with a passing trouble before it is failed"
+        3, description="Attempts at a job that ends in an unknown error before it is failed"
     )
     retry_seconds: Seconds = Field(5, description="First wait after a passing trouble; doubles")
 
@@ -129,7 +137,9 @@ class WorkerSettings(_Section):
     """`[worker]`: how a worker computes."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where torch runs")
-    queues: tuple[Name, ...] = Field((), description="Queues to serve; default: gpu,cpu by device")
+    queues: Annotated[tuple[Name, ...], BeforeValidator(_by_commas)] = Field(
+        (), description="Queues to serve; default: gpu,cpu by device"
+    )
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="Slices per batch")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads of torch; 0: its default")
 
@@ -151,6 +161,9 @@ class ResultSettings(_Section):
     )
     uid_root: Annotated[str, Field(pattern=r"^$|^[0-9]+(\.[0-9]+)*$", max_length=40)] = Field(
         "", description="Your own UID root; default: UUID-derived UIDs (2.25)"
+    )
+    device: str = Field(
+        "", max_length=64, description="Serial number of this device; default: node.ae_title"
     )
     institution: str = Field("", max_length=64, description="Institution of the equipment")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -47,6 +49,17 @@ def make_folder_durable(folder: Path) -> None:
     fsync_folder(folder.parent)
 
 
+@contextmanager
+def _remote(key: str) -> Iterator[None]:
+    """Each remote file system raises errors of its own libraries; all mean the same to us."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{key}: the store does not answer as it should: {error}") from error
+
+
 class Store:
     """Bytes by key.
 
@@ -72,8 +85,9 @@ class Store:
         """
         try:
             if not self._local:
-                if not self._fs.exists(self._path(key)):
-                    self._fs.put_file(str(source), self._path(key))
+                with _remote(key):
+                    if not self._fs.exists(self._path(key)):
+                        self._fs.put_file(str(source), self._path(key))
                 return
             target = Path(self._path(key))
             make_folder_durable(target.parent)
@@ -92,7 +106,8 @@ class Store:
         """
         try:
             if not self._local:
-                self._fs.pipe_file(self._path(key), data)
+                with _remote(key):
+                    self._fs.pipe_file(self._path(key), data)
                 return
             target = Path(self._path(key))
             make_folder_durable(target.parent)
@@ -107,10 +122,8 @@ class Store:
         Raises:
             StoreError: they are not there or cannot be read.
         """
-        try:
+        with _remote(key):
             return cast("IO[bytes]", self._fs.open(self._path(key), "rb"))
-        except OSError as error:
-            raise StoreError(f"{key} cannot be read from the store: {error}") from error
 
     def get(self, key: str) -> bytes:
         """The bytes under `key`.
@@ -118,12 +131,13 @@ class Store:
         Raises:
             StoreError: they are not there or cannot be read.
         """
-        with self.open(key) as stream:
+        with _remote(key), self.open(key) as stream:
             return stream.read()
 
     def exists(self, key: str) -> bool:
         """Whether something is stored under `key`."""
-        return bool(self._fs.exists(self._path(key)))
+        with _remote(key):
+            return bool(self._fs.exists(self._path(key)))
 
     def probe(self) -> None:
         """Write, read and delete a small object.
@@ -135,10 +149,8 @@ class Store:
         self.put_bytes(key, b"probe")
         if self.get(key) != b"probe":
             raise StoreError("the store returned other bytes than were written")
-        try:
+        with _remote(key):
             self._fs.rm_file(self._path(key))
-        except OSError as error:
-            raise StoreError(f"the store does not delete: {error}") from error
 
     def describe(self, key: str) -> str:
         """Where a person finds the bytes: a path, or a URL."""

@@ -18,6 +18,8 @@ from node.sender import Sender
 
 log = structlog.get_logger()
 
+_TEND_SECONDS = 2.0
+
 
 def ready_ledger(settings: Settings) -> Ledger:
     """The ledger, its tables at the newest revision.
@@ -63,7 +65,8 @@ def run_scp(settings: Settings) -> None:
     """Role scp: the door, until SIGTERM."""
     stop = stop_on_signals()
     door = Door(settings)
-    stop.wait()
+    while not stop.wait(_TEND_SECONDS):
+        door.tend()
     door.close()
 
 
@@ -88,4 +91,6 @@ def run_send(settings: Settings) -> None:
     stop = stop_on_signals()
     ledger = until_done(lambda: ready_ledger(settings), stop)
     if ledger is not None:
-        run(make_sender(settings, ledger).step, stop)
+        sender = make_sender(settings, ledger)
+        run(sender.step, stop)
+        sender.close()

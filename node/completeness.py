@@ -38,7 +38,8 @@ def decide(facts: SeriesFacts, now: datetime, settings: CompletenessSettings) ->
         return Decision(False, "no association has ended yet")
     broken = facts.last_end != "released"
     quiet = settings.broken_quiet_seconds if broken else settings.quiet_seconds
-    quiet_since = max(facts.last_ended_at, facts.last_received_at)
+    # filed late, after an outage, counts from the filing: more may still lie in the spool
+    quiet_since = max(facts.last_ended_at, facts.last_received_at, facts.last_filed_at)
     due = quiet_since + timedelta(seconds=quiet)
     how = "was released" if not broken else f"ended ({facts.last_end})"
     if now < due:

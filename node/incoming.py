@@ -26,6 +26,16 @@ _TEXT = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "PN", "SH", "TM", "UI", "
 _NUMBERS = frozenset(["DS", "IS", "FL", "FD", "SL", "SS", "UL", "US"])
 _LONGEST_VALUE = 1024
 _MOST_VALUES = 64
+# What pydicom raises on a value that is not what its value representation says.
+_UNREADABLE_VALUE = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    OSError,
+)
 _LONGEST_IDENTITY = 330  # a person name of five components in three groups
 
 
@@ -83,7 +93,12 @@ def _update(digest: Any, dataset: Dataset) -> None:
             digest.update(len(value).to_bytes(8, "big"))
             digest.update(value)
             continue
-        converted = dataset[tag]
+        try:
+            converted = dataset[tag]
+        except _UNREADABLE_VALUE:
+            value = element.value or b""
+            digest.update(len(value).to_bytes(8, "big") + value)
+            continue
         if converted.VR == "SQ":
             digest.update(b"SQ" + len(converted.value).to_bytes(8, "big"))
             for item in converted.value:
@@ -134,10 +149,14 @@ def _short_value(dataset: Dataset, tag: BaseTag) -> Any:
         if isinstance(value, MultiValue | list):
             return [_plain(item, element.VR) for item in value[:_MOST_VALUES]]
         return _plain(value, element.VR)
-    except (ValueError, TypeError, OverflowError, ArithmeticError, LookupError, AttributeError):
-        raw = dataset.get_item(tag)
-        content = getattr(raw, "value", None)
-        return _clean(content.decode("latin-1")) if isinstance(content, bytes) else None
+    except _UNREADABLE_VALUE:
+        return _raw_text(dataset, tag)
+
+
+def _raw_text(dataset: Dataset, tag: Any) -> str | None:
+    """The bytes of a value that is not what its value representation says."""
+    content = getattr(dataset.get_item(tag), "value", None)
+    return _clean(content.decode("latin-1")) if isinstance(content, bytes) else None
 
 
 def _plain(value: Any, vr: str) -> str | int | float:
@@ -159,7 +178,10 @@ def identity_of(dataset: Dataset) -> dict[str, str]:
     """Whose the image is. Padding and empty name components are not significant."""
     identity = {}
     for keyword in IDENTITY_KEYWORDS:
-        text = _clean(str(dataset.get(keyword) or ""))
+        try:
+            text = _clean(str(dataset.get(keyword) or ""))
+        except _UNREADABLE_VALUE:
+            text = _raw_text(dataset, keyword) or ""
         if keyword == "PatientName":
             text = "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
         identity[keyword] = text[:_LONGEST_IDENTITY]
@@ -171,7 +193,11 @@ def is_own_result(dataset: Dataset) -> bool:
 
     It says so in Contributing Equipment (0018,A001), PS3.3 Section C.12.1.
     """
-    for item in dataset.get("ContributingEquipmentSequence") or ():
+    try:
+        contributions = list(dataset.get("ContributingEquipmentSequence") or ())
+    except _UNREADABLE_VALUE:
+        return False
+    for item in contributions:
         if item.get("ManufacturerModelName") != MODEL_NAME:
             continue
         for purpose in item.get("PurposeOfReferenceCodeSequence") or ():

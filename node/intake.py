@@ -7,8 +7,8 @@ changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -53,15 +53,18 @@ class Intake:
         """
         count = 0
         for receiver in sorted(self._spool.iterdir()):
-            if receiver.name == UNREADABLE or not receiver.is_dir():
+            # a name with a dot: a receiver that is just starting
+            if receiver.name == UNREADABLE or receiver.name.startswith(".") or receiver.is_file():
                 continue
             # asked before looking: what a receiver wrote before it died is then seen for sure
             with receiver_is_dead(receiver) as dead:
-                folders = [item for item in receiver.iterdir() if item.is_dir()]
-                for folder in sorted(folders, key=lambda item: item.stat().st_ctime_ns):
+                folders = sorted(item for item in receiver.iterdir() if item.is_dir())
+                # a batch of each in turn: a long association must not let a short one of the
+                # same series wait until the quiet time is over
+                for folder in folders:
                     count += self._association(folder, dead)
-                if dead and not any(item.is_dir() for item in receiver.iterdir()):
-                    shutil.rmtree(receiver)
+                if dead:
+                    _remove(receiver, ("lock",))
         return count
 
     def _association(self, folder: Path, receiver_dead: bool) -> int:
@@ -71,11 +74,12 @@ class Intake:
         ended = end_file.exists()
         files = sorted(folder.glob("*.dcm"))
         last: IncomingInstance | None = None
-        for start in range(0, len(files), _BATCH):
-            batch = self._read(files[start : start + _BATCH])
-            if batch:
-                last = batch[-1].incoming
-                count += self._file_or_shelve(batch)
+        batch = self._read(files[:_BATCH])
+        if batch:
+            last = batch[-1].incoming
+            count += self._file_or_shelve(batch)
+        if len(files) > _BATCH:
+            return count
         if ended:
             content = json.loads(end_file.read_text(encoding="utf-8"))
             association = replace(
@@ -168,5 +172,17 @@ class Intake:
             return  # a file could not be read just now and was not moved: the next step ends it
         with self._ledger.write() as work:
             work.filing.end_association(association)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, (END_FILE, "*.part"))
         log.info("association_filed", association=association.id, end=association.end)
+
+
+def _remove(folder: Path, leftovers: tuple[str, ...]) -> None:
+    """Remove a folder that holds nothing but leftovers; one that holds more stays for later."""
+    if any(item.suffix == ".dcm" or item.is_dir() for item in folder.iterdir()):
+        return
+    for pattern in leftovers:
+        for item in folder.glob(pattern):
+            item.unlink(missing_ok=True)
+    # another intake was faster, or a file has come: either way the next step sees
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -60,7 +60,8 @@ class Door:
     def __init__(self, settings: Settings, *, spool: ReceiverSpool | None = None) -> None:
         node = settings.node
         self._node = node
-        self._senders = {peer.ae_title for peer in settings.peers if peer.send} | {node.ae_title}
+        self._senders = {peer.ae_title for peer in settings.peers if peer.send}
+        self._unended: list[Association] = []
         self._open: dict[DicomAssociation, _Open] = {}
         self._lock = threading.Lock()
         self._spool = spool or ReceiverSpool(settings.spool, settings.storage.min_free_mb)
@@ -119,8 +120,25 @@ class Door:
         self._server.server_close()
         for association in list(self._open):
             self._end(association, "aborted")
+        self.tend()
         self._spool.close()
         log.info("door_closed")
+
+    def tend(self) -> None:
+        """Note the ends of associations that could not be written when they came."""
+        with self._lock:
+            unended, self._unended = self._unended, []
+        for association in unended:
+            self._note_end(association)
+
+    def _note_end(self, association: Association) -> None:
+        try:
+            self._spool.end(association)
+        except OSError as error:
+            # a series waits for this end: it is written when the disk takes it again
+            log.warning("association_end_not_written", association=association.id, error=str(error))
+            with self._lock:
+                self._unended.append(association)
 
     def _on_established(self, event: Event) -> None:
         association = event.assoc
@@ -167,7 +185,10 @@ class Door:
     def _on_store(self, event: Event) -> int | Dataset:
         request: Any = event.request
         with self._lock:
-            opened = self._open[event.assoc]
+            opened = self._open.get(event.assoc)
+        if opened is None:  # the connection closed while the request was on its way
+            log.warning("instance_refused", reason="the association has ended")
+            return PROCESSING_FAILURE
         bound = log.bind(
             association=opened.association.id,
             calling_ae=opened.association.calling_ae,
@@ -229,7 +250,7 @@ class Door:
         if opened is None:
             return
         ended = replace(opened.association, ended_at=clock.now(), end=how)
-        self._spool.end(ended)
+        self._note_end(ended)
         # our own health checks come every minute; nobody needs to read of them
         tell = log.debug if ended.calling_ae == self._node.ae_title else log.info
         tell(

@@ -44,6 +44,7 @@ def associate(
 
     Raises:
         PeerError: the peer is away, rejects, or aborts while associating.
+        NoContextError: it accepts none of the contexts.
     """
     ae = AE(ae_title=calling_ae)
     ae.implementation_class_uid = PydicomUID(IMPLEMENTATION_CLASS_UID)
@@ -59,6 +60,10 @@ def associate(
         max_pdu=131072,
         evt_handlers=handlers,
     )
+    if association.rejected_contexts and not association.accepted_contexts:
+        # pynetdicom aborts such an association by itself
+        names = {PydicomUID(str(item.abstract_syntax)).name for item in contexts}
+        raise NoContextError(f"{peer} accepts none of: {', '.join(sorted(names))}")
     if not association.is_established:
         raise PeerError(f"{peer}: {_why(association)}")
     try:
@@ -76,8 +81,6 @@ def echo(calling_ae: str, peer: DicomAddress, timeout: float = 10.0) -> None:
     """
     context = build_context(VERIFICATION, list(UNCOMPRESSED))
     with associate(calling_ae, peer, [context], timeout) as association:
-        if not association.accepted_contexts:
-            raise PeerError(f"{peer}: it does not accept Verification")
         answer = association.send_c_echo()
         if "Status" not in answer:
             raise PeerError(f"{peer}: no answer to C-ECHO")

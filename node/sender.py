@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -33,15 +33,22 @@ log = structlog.get_logger()
 _LEASE = timedelta(seconds=120)
 _JITTER = 0.2
 _BATCH = 100
+_MOST_DESTINATIONS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a C-STORE status means for a transfer (PS3.4 Table B.2-1, PS3.7 Annex C)."""
+    """What a C-STORE status means for a transfer (PS3.4 Table B.2-1, PS3.7 Annex C).
+
+    Attributes:
+        trouble: the destination is in trouble, perhaps over this very object: stop here, and
+            let others go first the next time.
+        refusal: the destination answered with an error; after some of them it is final.
+    """
 
     state: TransferState
     message: str
-    retry: bool = False
+    trouble: bool = False
     refusal: bool = False
 
 
@@ -52,8 +59,10 @@ def judge(status: int, comment: str) -> Verdict:
         return Verdict(TransferState.SENT, "success")
     if status in {0x0001, 0x0107, 0x0116} or 0xB000 <= status <= 0xBFFF:
         return Verdict(TransferState.SENT, f"stored with a warning: {text}")
+    if status == 0x0111:  # Duplicate SOP Instance: an answer of earlier was lost on the way
+        return Verdict(TransferState.SENT, f"the destination has it already: {text}")
     if 0xA700 <= status <= 0xA7FF:
-        return Verdict(TransferState.DUE, f"out of resources: {text}", retry=True)
+        return Verdict(TransferState.DUE, f"out of resources: {text}", trouble=True)
     if status in {0x0122, 0x0124}:
         return Verdict(TransferState.REFUSED, f"SOP class or sender not allowed: {text}")
     return Verdict(TransferState.DUE, f"refused: {text}", refusal=True)
@@ -80,21 +89,33 @@ class Sender:
         self._store = store
         self._now = now
         self._owner = f"sender:{uuid.uuid4().hex}"
+        self._pool = ThreadPoolExecutor(max_workers=_MOST_DESTINATIONS_AT_ONCE)
+        self._serving: dict[str, Future[int]] = {}
 
-    def step(self) -> int:
-        """Deliver what is due now; returns how many objects were delivered.
+    def step(self, *, wait_seconds: float = 0.0) -> int:
+        """Begin to deliver what is due; returns how many objects were delivered since.
 
-        Destinations are served side by side: one that is slow does not hold up the others.
+        Destinations are served side by side, each by itself: one that is slow does not hold up
+        the others. With `wait_seconds` the step waits so long for those it serves.
 
         Raises:
             LedgerError: SQL is away.
         """
         with self._ledger.read() as work:
             names = work.transfers.destinations_due(self._now())
-        if not names:
-            return 0
-        with ThreadPoolExecutor(max_workers=len(names)) as pool:
-            return sum(pool.map(self._serve, names))
+        for name in names:
+            if name not in self._serving:
+                self._serving[name] = self._pool.submit(self._serve, name)
+        if wait_seconds:
+            wait(self._serving.values(), wait_seconds)
+        ended = {name: future for name, future in self._serving.items() if future.done()}
+        for name in ended:
+            del self._serving[name]
+        return sum(future.result() for future in ended.values())
+
+    def close(self) -> None:
+        """Let what is under way come to its end."""
+        self._pool.shutdown(wait=True)
 
     def _serve(self, name: str) -> int:
         now = self._now()
@@ -117,14 +138,19 @@ class Sender:
                 del left[transfer.id]
                 self._record(transfer, verdict, status)
                 delivered += verdict.state == TransferState.SENT
-                if verdict.retry:
+                if verdict.trouble:
                     trouble = verdict.message
                     break
+        except NoContextError as error:
+            refused = Verdict(TransferState.REFUSED, str(error))
+            for transfer in left.values():
+                self._record(transfer, refused, None)
+            left.clear()
         except PeerError as error:
             trouble = str(error)
-            if left:  # the object at which it broke: this attempt is kept too
-                broken = left.pop(next(iter(left)))
-                self._record(broken, Verdict(TransferState.DUE, trouble), None)
+            if left:  # no association: the attempt is kept with the first that is due
+                first = left.pop(next(iter(left)))
+                self._record(first, Verdict(TransferState.DUE, trouble), None)
         self._after(name, list(left.values()), trouble, delivered)
         return delivered
 
@@ -164,6 +190,9 @@ class Sender:
                     status, comment = c_store(association, dataset)
                 except NoContextError as error:
                     yield transfer, None, Verdict(TransferState.REFUSED, str(error))
+                except PeerError as error:
+                    yield transfer, None, Verdict(TransferState.DUE, str(error), trouble=True)
+                    return
                 else:
                     yield transfer, status, judge(status, comment)
 
@@ -172,6 +201,10 @@ class Sender:
         now = self._now()
         with self._ledger.write() as work:
             state, next_try_at = verdict.state, None
+            if verdict.trouble:
+                # longer than the destination's own wait: should it be the object's fault, the
+                # others are delivered in between
+                next_try_at = now + 2 * self._wait(transfer.attempts)
             if verdict.refusal:
                 refusals = work.transfers.refusals(transfer.id)
                 if refusals + 1 >= delivery.max_refusals:
@@ -206,9 +239,8 @@ class Sender:
             for transfer in rest:
                 work.transfers.let_go(transfer.id, self._owner, trouble)
             if trouble:
-                failures = work.transfers.failures(name)
-                wait = self._wait(failures)
-                work.transfers.destination_failed(name, trouble, now + wait)
+                pause = self._wait(0 if delivered else work.transfers.failures(name))
+                work.transfers.destination_failed(name, trouble, now + pause)
             elif delivered:
                 work.transfers.destination_well(name, now)
         if trouble:
@@ -216,7 +248,7 @@ class Sender:
                 "destination_in_trouble",
                 destination=name,
                 error=trouble,
-                next_try_seconds=round(wait.total_seconds(), 1),
+                next_try_seconds=round(pause.total_seconds(), 1),
             )
 
     def _wait(self, failures: int) -> timedelta:

@@ -12,6 +12,7 @@ again after a restart by reading the folder, and nothing else.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -63,9 +64,14 @@ class ReceiverSpool:
         self.receiver = uuid.uuid4().hex
         self.folder = spool / self.receiver
         self._min_free_mb = min_free_mb
-        make_folder_durable(self.folder)
-        self._lock = (self.folder / "lock").open("wb")
+        make_folder_durable(spool)
+        # intake must never see the folder without its lock: it would take us for dead
+        hidden = spool / f".{self.receiver}"
+        hidden.mkdir()
+        self._lock = (hidden / "lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        hidden.rename(self.folder)
+        fsync_folder(spool)
 
     def check_space(self) -> None:
         """Refuse before anything is lost.
@@ -89,7 +95,9 @@ class ReceiverSpool:
         path = folder / f"{number:06d}.dcm"
         partial = path.with_suffix(_PARTIAL)
         try:
-            make_folder_durable(folder)
+            if not folder.is_dir():
+                folder.mkdir()
+                fsync_folder(self.folder)
             with partial.open("wb") as stream:
                 stream.write(b"\0" * 128 + b"DICM")
                 stream.write(_encoded_file_meta(instance))
@@ -101,7 +109,9 @@ class ReceiverSpool:
         except OSError as error:
             for leftover in (partial, path):
                 leftover.unlink(missing_ok=True)
-            raise OutOfSpaceError(f"the spool cannot be written: {error}") from error
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            remedy = None if full else "See that the spool's folder can be written."
+            raise OutOfSpaceError(f"the spool cannot be written: {error}", remedy=remedy) from error
         return path
 
     def end(self, association: Association) -> None:

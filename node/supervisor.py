@@ -6,6 +6,7 @@ ends, no process stays behind: roles get SIGTERM from it, or from the kernel whe
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -70,8 +71,21 @@ class Supervisor:
             self.end(grace_seconds)
 
     def start(self) -> None:
-        """Start every role."""
+        """Start every role.
+
+        Raises:
+            SentinodeError: another node runs on the same folder.
+        """
         self._pid_folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._pid_folder / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise SentinodeError(
+                f"a node runs on {self._pid_folder.parent} already",
+                remedy="End it, or set storage.data to another folder.",
+            ) from error
         for role in self._roles:
             self._children[role] = _Child(role, self._spawn(role))
 
@@ -112,6 +126,7 @@ class Supervisor:
                     child.process.wait()
                 (self._pid_folder / f"{child.role}.pid").unlink(missing_ok=True)
         self._children.clear()
+        self._lock.close()
         log.info("ended")
 
     def alive(self) -> dict[str, int]:

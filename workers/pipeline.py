@@ -27,7 +27,6 @@ from core.errors import (
     LedgerError,
     NotApplicableError,
     SentinodeError,
-    StoreError,
 )
 from core.ledger import Ledger, Work
 from core.lifecycle import JobState
@@ -158,10 +157,7 @@ class Pipeline:
         )
 
     def _bytes(self, instance: Instance) -> bytes:
-        data = self._store.get(instance.store_key)
-        if len(data) != instance.size:
-            raise StoreError(f"{instance.store_key} has {len(data)} bytes, not {instance.size}")
-        return data
+        return self._store.get(instance.store_key)
 
     @staticmethod
     def _check_input(spec: ModelSpec, volume: SeriesVolume) -> None:
@@ -194,6 +190,7 @@ class Pipeline:
             software_version=equipment.SOFTWARE_VERSION,
             manufacturer=equipment.MANUFACTURER,
             manufacturer_model_name=equipment.MODEL_NAME,
+            device_serial_number=self._settings.results.device or self._settings.node.ae_title,
             institution_name=self._settings.results.institution,
             uid_root=self._settings.results.uid_root,
         )
@@ -272,11 +269,12 @@ class Pipeline:
         known = isinstance(error, SentinodeError)
         reason = what if known else f"{type(error).__name__}: {what}"
         try:
-            if job.attempt >= limits.max_attempts:
-                ended = error if known else SentinodeError(reason, remedy="See the worker's log.")
-                assert isinstance(ended, SentinodeError)
+            # a server that is away comes back; a trouble that nobody knows may stay
+            if not known and job.attempt >= limits.max_attempts:
+                ended = SentinodeError(reason, remedy="See the worker's log.")
                 return self._finish(job, owner, JobState.FAILED, error=ended)
-            wait = min(limits.retry_seconds * 2 ** (job.attempt - 1), _LONGEST_RETRY_SECONDS)
+            doublings = min(job.attempt - 1, 16)
+            wait = min(limits.retry_seconds * 2**doublings, _LONGEST_RETRY_SECONDS)
 
             def give_back(work: Work) -> None:
                 now = clock.now()

@@ -205,7 +205,10 @@ def _check_geometry(datasets: Sequence[Dataset]) -> tuple[Matrix, tuple[float, f
         raise NotApplicableError("images without a Frame of Reference UID cannot be segmented")
     if len(frames) > 1:
         raise NotApplicableError("the images lie in different frames of reference")
-    if len({(dataset.Rows, dataset.Columns) for dataset in datasets}) > 1:
+    sizes = {(dataset.get("Rows"), dataset.get("Columns")) for dataset in datasets}
+    if any(None in size for size in sizes):
+        raise NotApplicableError("images without Rows and Columns have no pixels")
+    if len(sizes) > 1:
         raise NotApplicableError("the images have different sizes")
     spacings = np.array([dataset.PixelSpacing for dataset in datasets], dtype=np.float64)
     if not np.allclose(spacings, spacings[0], rtol=1e-3) or spacings.min() <= 0:
@@ -224,7 +227,8 @@ def _check_geometry(datasets: Sequence[Dataset]) -> tuple[Matrix, tuple[float, f
 def _even_step(ordered: Sequence[Dataset], positions: Matrix, normal: Matrix) -> float:
     """Distance between neighbouring slices in mm, the same for all."""
     if len(ordered) == 1:
-        step = float(ordered[0].get("SpacingBetweenSlices") or ordered[0].get("SliceThickness", 0))
+        only = ordered[0]
+        step = float(only.get("SpacingBetweenSlices") or only.get("SliceThickness") or 0)
         if step <= 0:
             raise NotApplicableError("a single image without a slice thickness is no volume")
         return step

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import NotFoundError
 from core.ledger.jobs import Jobs
-from core.lifecycle import JobState, TransferState
+from core.lifecycle import JOB_OPEN, JobState, TransferState
 from core.schema import ConflictRow, JobRow, StudyRow, TransferRow
 
 HELD_REASON = "identity conflict: the study's images disagree about whose they are"
@@ -98,11 +98,10 @@ class Conflicts:
         return len(held)
 
     def _open_jobs(self, study_instance_uid: str) -> list[JobRow]:
-        states = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.HELD)
         return list(
             self._session.scalars(
                 select(JobRow)
-                .where(JobRow.study_instance_uid == study_instance_uid, JobRow.state.in_(states))
+                .where(JobRow.study_instance_uid == study_instance_uid, JobRow.state.in_(JOB_OPEN))
                 .with_for_update()
             )
         )

@@ -55,7 +55,7 @@ class Filing:
         session = self._session
         self._association(incoming.association)
         study = self._study(incoming, now)
-        series = self._series(incoming)
+        series = self._series(incoming, now)
         insert_unless_there(
             session,
             SeriesAssociationRow,
@@ -67,11 +67,15 @@ class Filing:
             .where(InstanceRow.sop_instance_uid == incoming.sop_instance_uid)
             .order_by(InstanceRow.version)
         ).all()
-        if any(version.digest == incoming.digest for version in versions):
+        same = next((item for item in versions if item.digest == incoming.digest), None)
+        if same is not None and same.current:
             return Filed(Outcome.DUPLICATE)
-
         for version in versions:
             version.current = False
+        if same is not None:  # an earlier version again: it is what the sender means now
+            same.current = True
+            self._reopen(series, incoming, now)
+            return Filed(Outcome.DUPLICATE)
         session.add(
             InstanceRow(
                 sop_instance_uid=incoming.sop_instance_uid,
@@ -88,7 +92,7 @@ class Filing:
                 association_id=incoming.association.id,
             )
         )
-        self._reopen(series, incoming)
+        self._reopen(series, incoming, now)
         conflicts = self._conflicts(incoming, study, series, versions[-1] if versions else None)
         studies = {incoming.study_instance_uid, series.study_instance_uid}
         for study_uid in studies if conflicts else ():
@@ -165,10 +169,10 @@ class Filing:
         return self._session.scalars(
             select(StudyRow)
             .where(StudyRow.study_instance_uid == incoming.study_instance_uid)
-            .with_for_update()
+            .with_for_update(key_share=True)
         ).one()
 
-    def _series(self, incoming: IncomingInstance) -> SeriesRow:
+    def _series(self, incoming: IncomingInstance, now: datetime) -> SeriesRow:
         attributes = incoming.attributes
         insert_unless_there(
             self._session,
@@ -181,6 +185,7 @@ class Filing:
             state=SeriesState.OWN if incoming.own_result else SeriesState.RECEIVING,
             revision=0,
             last_received_at=incoming.received_at,
+            last_filed_at=now,
             attributes=attributes,
             decision="",
         )
@@ -190,9 +195,10 @@ class Filing:
             .with_for_update()
         ).one()
 
-    def _reopen(self, series: SeriesRow, incoming: IncomingInstance) -> None:
+    def _reopen(self, series: SeriesRow, incoming: IncomingInstance, now: datetime) -> None:
         """A further instance: the series is looked at again."""
         series.revision += 1
+        series.last_filed_at = now
         series.last_received_at = max(series.last_received_at, incoming.received_at)
         if SeriesState.RECEIVING in SERIES_MOVES[SeriesState(series.state)]:
             series.state = SeriesState.RECEIVING
@@ -220,4 +226,15 @@ class Filing:
                 was, later = str(reference.get(keyword, "")), incoming.identity[keyword]
                 if was != later and keyword not in found:
                     found[keyword] = (keyword, was, later)
-        return list(found.values())
+        released = self._released(incoming.study_instance_uid) if found else set()
+        return [item for item in found.values() if item not in released]
+
+    def _released(self, study_instance_uid: str) -> set[tuple[str, str, str]]:
+        """What an administrator has looked at and let pass is no conflict again."""
+        rows = self._session.execute(
+            select(ConflictRow.keyword, ConflictRow.earlier, ConflictRow.later).where(
+                ConflictRow.study_instance_uid == study_instance_uid,
+                ConflictRow.decision == "release",
+            )
+        )
+        return {(keyword, earlier, later) for keyword, earlier, later in rows}

@@ -21,7 +21,7 @@ from core.ledger.rows import (
     job_value,
     measurement_row,
 )
-from core.lifecycle import JOB_MOVES, JobState, TransferState
+from core.lifecycle import JOB_MOVES, JOB_OPEN, JobState, TransferState
 from core.schema import (
     InstanceRow,
     JobEventRow,
@@ -35,6 +35,8 @@ from core.schema import (
 
 # A job that took its worker down so often is not given to a third one.
 MAX_DEATHS = 2
+LONGEST_REPUBLISH = timedelta(hours=1)
+DISPATCH = "dispatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Jobs:
         self._session = session
 
     def create(
-        self, new: NewJob, now: datetime, *, run: int = 1, actor: str = "dispatch"
+        self, new: NewJob, now: datetime, *, run: int = 1, actor: str = DISPATCH
     ) -> str | None:
         """Make a job; None when the same one (route, model version, input, run) exists.
 
@@ -70,7 +72,11 @@ class Jobs:
         # derived, so that two nodes, or a restored ledger, give the same results the same UIDs
         job_id = _job_id(new, digest, run)
         # locked, as intake does: a conflict found at this moment is seen here, or sees the job
-        study = session.get(StudyRow, new.study_instance_uid, with_for_update=True)
+        study = session.scalars(
+            select(StudyRow)
+            .where(StudyRow.study_instance_uid == new.study_instance_uid)
+            .with_for_update(key_share=True)
+        ).one_or_none()
         held = study is not None and study.conflict
         made = insert_unless_there(
             session,
@@ -87,6 +93,7 @@ class Jobs:
             state=JobState.HELD if held else JobState.WAITING,
             attempt=0,
             deaths=0,
+            published=0,
             created_at=now,
             updated_at=now,
             reason="identity conflict" if held else "",
@@ -94,7 +101,7 @@ class Jobs:
             summary={},
         )
         if not made:
-            return None
+            return self._again(new, digest, now) if run == 1 else None
         for uid in new.series_instance_uids:
             session.add(JobSeriesRow(job_id=job_id, series_instance_uid=uid))
         for instance in new.instances:
@@ -102,41 +109,58 @@ class Jobs:
         state = JobState.HELD if held else JobState.WAITING
         note = f"made for {len(new.instances)} instances by route {new.route}"
         session.add(JobEventRow(job_id=job_id, at=now, state=state, note=note, actor=actor))
-        self._supersede(new, job_id, now)
+        if actor == DISPATCH:
+            self._supersede(new, digest, job_id, now)
         session.flush()
         return job_id
 
-    def rerun(self, job_id: str, actor: str, now: datetime) -> str:
+    def rerun(
+        self, job_id: str, actor: str, now: datetime, *, model_version: str | None = None
+    ) -> str:
         """Make a new job with the input of an old one; returns its id.
+
+        `model_version` is the one that is installed now, if it is another.
 
         Raises:
             NotFoundError: no such job.
-            IllegalMoveError: the job is still open, so it will run anyway.
+            IllegalMoveError: the job is still open, so it will run anyway; or another job has
+                taken its place.
         """
         row = self._locked(job_id)
+        successor = self._successor(row)
+        if successor is not None:
+            raise IllegalMoveError(
+                f"job {job_id} has an older input than job {successor}",
+                remedy=f"Retry that one: sentinode retry {successor}",
+            )
         if JobState(row.state) in {JobState.WAITING, JobState.QUEUED, JobState.RUNNING}:
             raise IllegalMoveError(f"job {job_id} is {row.state}; it will run by itself")
         if row.state == JobState.HELD:
             raise IllegalMoveError(f"job {job_id} is held: {row.reason}", remedy=row.remedy)
-        last = self._session.scalar(
-            select(func.max(JobRow.run)).where(
+        sibling = self._session.scalar(
+            select(JobRow.id)
+            .where(
                 JobRow.route == row.route,
-                JobRow.model == row.model,
-                JobRow.model_version == row.model_version,
                 JobRow.input_digest == row.input_digest,
+                JobRow.state.in_(JOB_OPEN),
             )
+            .limit(1)
         )
+        if sibling is not None:
+            raise IllegalMoveError(f"job {job_id} is being run again already, as job {sibling}")
+        version = model_version or row.model_version
+        last = self._last_run(row.route, row.model, version, row.input_digest)
         new = NewJob(
             study_instance_uid=row.study_instance_uid,
             series_instance_uids=self.series_of(job_id),
             instances=tuple(self.instances_of(job_id)),
             route=row.route,
             model=row.model,
-            model_version=row.model_version,
+            model_version=version,
             queue=row.queue,
             destinations=tuple(row.destinations),
         )
-        made = self.create(new, now, run=(last or row.run) + 1, actor=actor)
+        made = self.create(new, now, run=last + 1, actor=actor)
         if made is None:  # another administrator was faster by a moment
             raise IllegalMoveError(f"job {job_id} is being run again already")
         return made
@@ -145,14 +169,15 @@ class Jobs:
         """Move jobs that are due to queued, and take lost ones again.
 
         A queued job that no worker claimed within `republish` counts as lost: its message is
-        sent again. A message too many does no harm, for the claim decides.
+        sent again, after waits that double, or the messages of a weekend without workers would
+        fill the broker. A message too many does no harm, for the claim decides.
         """
         due = select(JobRow).where(
             (JobRow.state == JobState.WAITING)
             & (JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now))
         )
         lost = select(JobRow).where(
-            (JobRow.state == JobState.QUEUED) & (JobRow.queued_at <= now - republish)
+            (JobRow.state == JobState.QUEUED) & (JobRow.republish_at <= now)
         )
         jobs: list[Job] = []
         for query in (due, lost):
@@ -163,12 +188,15 @@ class Jobs:
                 .execution_options(populate_existing=True)
             ):
                 if row.state == JobState.WAITING:
-                    self.move(row, JobState.QUEUED, "published", "dispatch", now)
-                row.queued_at = now
+                    self.move(row, JobState.QUEUED, "published", DISPATCH, now)
+                    row.queued_at, row.published = now, 0
+                wait = min(republish * 2**row.published, max(republish, LONGEST_REPUBLISH))
+                row.republish_at = now + wait
+                row.published = min(row.published + 1, 16)
                 jobs.append(job_value(row))
         return jobs
 
-    def has_work(self, now: datetime, republish: timedelta) -> bool:
+    def has_work(self, now: datetime) -> bool:
         """Whether `to_publish` or `expire` would find anything; only reads."""
         return (
             self._session.scalar(
@@ -178,7 +206,7 @@ class Jobs:
                         (JobRow.state == JobState.WAITING)
                         & (JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now))
                     )
-                    | ((JobRow.state == JobState.QUEUED) & (JobRow.queued_at <= now - republish))
+                    | ((JobRow.state == JobState.QUEUED) & (JobRow.republish_at <= now))
                     | ((JobRow.state == JobState.RUNNING) & (JobRow.lease_until < now))
                 )
                 .limit(1)
@@ -190,7 +218,7 @@ class Jobs:
         """The broker is away: the job waits, unless a worker has it already."""
         row = self._locked(job_id)
         if row.state == JobState.QUEUED:
-            self.move(row, JobState.WAITING, "the broker is away", "dispatch", now)
+            self.move(row, JobState.WAITING, "the broker is away", DISPATCH, now)
             row.next_try_at = next_try_at
 
     def claim(self, job_id: str, owner: str, until: datetime, now: datetime) -> Job | None:
@@ -211,22 +239,26 @@ class Jobs:
         row.lease_until = until
         return True
 
-    def expire(self, now: datetime) -> list[tuple[str, JobState]]:
-        """Give jobs whose worker died back, or quarantine them."""
+    def expire(self, now: datetime, *, blame: bool = True) -> list[tuple[str, JobState]]:
+        """Give jobs whose worker died back, or quarantine them.
+
+        Without `blame` the deaths are not counted: the ledger or the node itself was away, so
+        that a living worker could not renew its lease.
+        """
         moved = []
         for row in self._session.scalars(
             select(JobRow)
             .where(JobRow.state == JobState.RUNNING, JobRow.lease_until < now)
             .with_for_update(skip_locked=True)
         ):
-            row.deaths += 1
+            row.deaths += blame
             if row.deaths >= MAX_DEATHS:
                 state = JobState.QUARANTINED
                 reason = f"its worker died {row.deaths} times while it ran"
                 remedy = "Look at the worker's log; then `sentinode retry JOB`."
             else:
                 state, reason, remedy = JobState.WAITING, "its worker died; given back", ""
-            self.move(row, state, reason, "dispatch", now, remedy=remedy)
+            self.move(row, state, reason, DISPATCH, now, remedy=remedy)
             row.next_try_at = None
             moved.append((row.id, state))
         return moved
@@ -360,22 +392,58 @@ class Jobs:
             raise LeaseLostError(f"job {job_id} is no longer ours: it is {row.state}")
         return row
 
-    def _supersede(self, new: NewJob, job_id: str, now: datetime) -> None:
+    def _again(self, new: NewJob, digest: str, now: datetime) -> str | None:
+        """The same input once more (an image was replaced and put back): is a job needed?"""
+        last = self._last_run(new.route, new.model, new.model_version, digest)
+        job_id = _job_id(new, digest, last)
+        self._supersede(new, digest, job_id, now)
+        if self._locked(job_id).state == JobState.SUPERSEDED:
+            return self.create(new, now, run=last + 1)
+        return None
+
+    def _last_run(self, route: str, model: str, version: str, digest: str) -> int:
+        return (
+            self._session.scalar(
+                select(func.max(JobRow.run)).where(
+                    JobRow.route == route,
+                    JobRow.model == model,
+                    JobRow.model_version == version,
+                    JobRow.input_digest == digest,
+                )
+            )
+            or 0
+        )
+
+    def _successor(self, row: JobRow) -> str | None:
+        """A later job of the same route on the same series with another input."""
+        return self._session.scalar(
+            select(JobRow.id)
+            .join(JobSeriesRow, JobSeriesRow.job_id == JobRow.id)
+            .where(
+                JobSeriesRow.series_instance_uid.in_(self.series_of(row.id)),
+                JobRow.route == row.route,
+                JobRow.input_digest != row.input_digest,
+                JobRow.created_at >= row.created_at,
+            )
+            .order_by(JobRow.created_at.desc())
+            .limit(1)
+        )
+
+    def _supersede(self, new: NewJob, digest: str, job_id: str, now: datetime) -> None:
         rows = self._session.scalars(
             select(JobRow)
             .join(JobSeriesRow, JobSeriesRow.job_id == JobRow.id)
             .where(
                 JobSeriesRow.series_instance_uid.in_(new.series_instance_uids),
                 JobRow.id != job_id,
+                JobRow.input_digest != digest,
                 JobRow.route == new.route,
-                JobRow.state.in_(
-                    (JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.HELD)
-                ),
+                JobRow.state.in_(JOB_OPEN),
             )
             .with_for_update()
         ).unique()
         for row in rows.all():
-            self.move(row, JobState.SUPERSEDED, f"job {job_id} has more", "dispatch", now)
+            self.move(row, JobState.SUPERSEDED, f"job {job_id} has more", DISPATCH, now)
 
 
 def _input_digest(instances: Sequence[Instance]) -> str:

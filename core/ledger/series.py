@@ -19,6 +19,7 @@ from core.schema import (
     RouteDecisionRow,
     SeriesAssociationRow,
     SeriesRow,
+    StudyRow,
 )
 
 
@@ -28,6 +29,7 @@ class SeriesFacts:
 
     Attributes:
         revision: of the series when the facts were read.
+        last_filed_at: when intake filed the last image; later than received after an outage.
         open_associations: how many that sent images of it are still open.
         last_end: how the last of them ended, or None while all are open.
         last_ended_at: when.
@@ -37,6 +39,7 @@ class SeriesFacts:
     revision: int
     instances: int
     last_received_at: datetime
+    last_filed_at: datetime
     open_associations: int
     last_ended_at: datetime | None
     last_end: str | None
@@ -100,6 +103,15 @@ class SeriesQueries:
         self, series_instance_uid: str, revision: int, reason: str, now: datetime
     ) -> bool:
         """Decide that a series is whole, unless an image came or another node was first."""
+        # the study first, as intake does: two orders would be a deadlock
+        study = select(SeriesRow.study_instance_uid).where(
+            SeriesRow.series_instance_uid == series_instance_uid
+        )
+        self._session.execute(
+            select(StudyRow.study_instance_uid)
+            .where(StudyRow.study_instance_uid == study.scalar_subquery())
+            .with_for_update(key_share=True)
+        )
         result = cast(
             "CursorResult[Any]",
             self._session.execute(
@@ -152,6 +164,7 @@ def _facts(row: SeriesRow, instances: int, associations: list[AssociationRow]) -
         revision=row.revision,
         instances=instances,
         last_received_at=row.last_received_at,
+        last_filed_at=row.last_filed_at,
         open_associations=len(associations) - len(ended),
         last_ended_at=last.ended_at if last else None,
         last_end=last.end if last else None,

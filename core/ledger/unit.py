@@ -56,9 +56,16 @@ class Ledger:
     def __init__(self, url: str) -> None:
         try:
             parsed = make_url(url)
-            if parsed.drivername == "postgresql":
+            if parsed.drivername in {"postgresql", "postgres"}:
                 parsed = parsed.set(drivername="postgresql+psycopg")
             options: dict[str, Any] = {"pool_pre_ping": True}
+            if parsed.get_backend_name() == "postgresql":
+                # a server that is switched off answers nothing: do not wait for it for hours
+                quiet = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+                connect = {"connect_timeout": 5, **quiet}
+                options["connect_args"] = {
+                    key: value for key, value in connect.items() if key not in parsed.query
+                }
             if parsed.get_backend_name() == "sqlite":
                 if parsed.database:
                     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

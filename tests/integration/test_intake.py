@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -94,7 +95,7 @@ def test_instances_are_filed_and_the_spool_is_emptied(
     slices = [mr_slice(number) for number in range(1, 121)]
     for item in slices:
         spooler.add(item, sender)
-    assert intake.step() == 120
+    assert sum(intake.step() for _ in range(3)) == 120
     store = Store(settings.store_url)
     with ledger.read() as work:
         assert work.series.receiving()[0].open_associations == 1
@@ -279,3 +280,22 @@ def test_a_value_that_sql_does_not_take_stops_nothing_else(
     assert "instance_unfilable" in capfd.readouterr().err
     with ledger.read() as work:
         assert work.views.counts()["instances"] == 2
+
+
+def test_a_receiver_that_is_just_starting_is_never_taken_for_dead(
+    settings: Settings, intake: Intake
+) -> None:
+    """Intake looks at every moment of a receiver's beginning; every file must be filed."""
+    stop = threading.Event()
+    looking = threading.Thread(target=lambda: [intake.step() for _ in iter(stop.is_set, True)])
+    looking.start()
+    try:
+        for _ in range(40):
+            spool = ReceiverSpool(settings.spool, 0)
+            assert (spool.folder / "lock").exists()
+            spool.close()
+    finally:
+        stop.set()
+        looking.join()
+    while intake.step() or [item for item in settings.spool.iterdir() if item.is_dir()]:
+        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -36,13 +36,11 @@ def file(ledger: Ledger, *items: object) -> list[Outcome]:
         return outcomes
 
 
-def make_job(
-    ledger: Ledger, *, destinations: tuple[str, ...] = ("pacs",), run: int = 1
-) -> str | None:
+def make_job(ledger: Ledger, now: datetime = T0) -> str | None:
     with ledger.write() as work:
         instances = tuple(work.series.instances("1.2.3.4"))
         new = NewJob("1.2.3", ("1.2.3.4",), instances, "r", "m", "1.0.0", "cpu", ("pacs",))
-        return work.jobs.create(new, T0)
+        return work.jobs.create(new, now)
 
 
 def run_job(ledger: Ledger, job_id: str, owner: str = "w:1") -> None:
@@ -92,11 +90,11 @@ def test_the_same_data_set_is_stored_once_and_another_is_a_new_version(ledger: L
         Outcome.NEW,
         Outcome.DUPLICATE,
         Outcome.NEW_VERSION,
-        Outcome.DUPLICATE,
+        Outcome.DUPLICATE,  # and current again: it is what the sender means now
     ]
     with ledger.read() as work:
         current = work.series.instances("1.2.3.4")
-        assert [(item.version, item.digest[0]) for item in current] == [(2, "b")]
+        assert [(item.version, item.digest[0]) for item in current] == [(1, "a")]
         assert work.views.counts()["instances"] == 2
 
 
@@ -229,6 +227,76 @@ def test_a_lost_message_is_published_again_and_a_claimed_job_is_not(ledger: Ledg
         assert [job.id for job in work.jobs.to_publish(later, 20 * SECOND)] == [job_id]
         assert work.jobs.claim(job_id, "w:1", later + 30 * SECOND, later)
         assert work.jobs.to_publish(T0 + 50 * SECOND, 20 * SECOND) == []
+
+
+def test_the_waits_between_lost_messages_double(ledger: Ledger) -> None:
+    file(ledger, incoming())
+    assert make_job(ledger)
+    published = []
+    for second in range(0, 7200, 5):
+        with ledger.write() as work:
+            if work.jobs.to_publish(T0 + second * SECOND, 20 * SECOND):
+                published.append(second)
+    assert published[:5] == [0, 20, 60, 140, 300]
+    assert len(published) < 12
+
+
+def test_a_lease_that_ran_out_while_the_node_was_away_blames_no_worker(ledger: Ledger) -> None:
+    file(ledger, incoming())
+    job_id = make_job(ledger)
+    assert job_id
+    for _ in range(4):
+        run_job(ledger, job_id)
+        with ledger.write() as work:
+            assert work.jobs.expire(T0 + 31 * SECOND, blame=False) == [(job_id, JobState.WAITING)]
+
+
+def test_a_retry_never_takes_the_place_of_a_larger_input(ledger: Ledger) -> None:
+    file(ledger, incoming())
+    first = make_job(ledger)
+    assert first
+    run_job(ledger, first)
+    with ledger.write() as work:
+        work.jobs.finish(first, "w:1", JobState.FAILED, T0, reason="x")
+    file(ledger, incoming())
+    second = make_job(ledger, T0 + SECOND)
+    assert second
+    with pytest.raises(IllegalMoveError, match="older input") as caught, ledger.write() as work:
+        work.jobs.rerun(first, "admin", T0 + 2 * SECOND)
+    assert second in caught.value.remedy
+    assert state_of(ledger, second) == JobState.WAITING
+
+
+def test_a_version_that_is_put_back_becomes_current_and_is_analysed(ledger: Ledger) -> None:
+    dataset = mr_slice()
+    first, other = incoming(dataset, digest="a" * 64), incoming(dataset, digest="b" * 64)
+    file(ledger, first)
+    job_a = make_job(ledger)
+    file(ledger, other)
+    job_b = make_job(ledger)
+    assert job_a
+    assert job_b
+    assert state_of(ledger, job_a) == JobState.SUPERSEDED
+    file(ledger, first)
+    with ledger.read() as work:
+        assert [item.digest[0] for item in work.series.instances("1.2.3.4")] == ["a"]
+    again = make_job(ledger)
+    assert again not in {None, job_a}
+    assert state_of(ledger, job_b) == JobState.SUPERSEDED
+
+
+def test_what_was_released_is_no_conflict_again(ledger: Ledger) -> None:
+    file(ledger, incoming())
+    stray = {"SeriesInstanceUID": "1.2.3.9", "PatientID": "OTHER"}
+    file(ledger, incoming(mr_slice(**stray)))
+    with ledger.write() as work:
+        work.conflicts.decide("1.2.3", True, "admin", T0)
+    file(ledger, incoming(mr_slice(**stray)))
+    with ledger.read() as work:
+        assert not work.views.study("1.2.3").conflict
+    file(ledger, incoming(mr_slice(**stray | {"PatientID": "THIRD"})))
+    with ledger.read() as work:
+        assert work.views.study("1.2.3").conflict
 
 
 def test_a_dead_worker_gives_back_then_is_quarantined(ledger: Ledger) -> None:

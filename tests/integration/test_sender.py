@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,12 +11,14 @@ from io import BytesIO
 import pytest
 from pydicom.uid import MRImageStorage, SegmentationStorage
 from support.instances import T0, incoming, mr_slice
-from support.peers import free_port, small_pacs
+from support.peers import free_port, small_pacs, wait_for
 
 from core.domain import Result, ResultKind
-from core.ledger import Ledger
+from core.ledger import Ledger, Work
 from core.ledger.jobs import NewJob
+from core.ledger.views import JobLife
 from core.lifecycle import JobState, TransferState
+from core.schema import TransferRow
 from core.settings import Settings
 from core.store import Store
 from node.sender import Sender, backoff
@@ -38,7 +41,7 @@ class World:
             self.sender = Sender(
                 self.settings, self.ledger, Store(self.settings.store_url), lambda: self.now
             )
-        return self.sender.step()
+        return self.sender.step(wait_seconds=30)
 
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -116,9 +119,74 @@ def test_out_of_resources_comes_again(world: World) -> None:
         assert world.step() == 0
         assert len(pacs.calls) == 1  # the second object is spared
         pacs.status = 0x0000
-        world.later(10)
+        world.later(20)
         assert world.step() == 2
         assert pacs.uids() == world.uids
+
+
+def test_an_object_at_which_the_pacs_breaks_off_does_not_hold_up_the_others(world: World) -> None:
+    with small_pacs(world.port, abort_at=str(SegmentationStorage)) as pacs:
+        world.step()
+        for _ in range(3):
+            world.later(8)  # the destination's wait is over, the object's own is not
+            world.step()
+        assert pacs.uids() == world.uids[1:]
+    (state, _, tries), (second, _, _) = world.transfers()
+    assert (state, second) == (TransferState.DUE, TransferState.SENT)
+    assert tries >= 1
+    with small_pacs(world.port) as well:
+        world.later(1000)
+        assert world.step() == 1
+        assert well.uids() == world.uids[:1]
+
+
+def test_a_destination_that_takes_none_of_our_classes_is_told_so(world: World) -> None:
+    classes = (str(SegmentationStorage), str(MRImageStorage))
+    with small_pacs(world.port, refuse_classes=classes):
+        assert world.step() == 0
+    assert [state for state, _, _ in world.transfers()] == [TransferState.REFUSED] * 2
+    assert "accepts none of" in world.transfers()[0][1]
+
+
+def test_an_object_that_is_there_already_is_delivered(world: World) -> None:
+    with small_pacs(world.port) as pacs:
+        pacs.status = 0x0111
+        assert world.step() == 2
+
+
+def test_a_slow_destination_does_not_hold_up_a_quick_one(
+    world: World, make_settings: Callable[..., Settings]
+) -> None:
+    port = free_port()
+    slow = {"name": "slow", "ae_title": "SLOW", "host": "127.0.0.1", "port": port}
+    quick = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": world.port}
+    settings = make_settings(peers=[slow, quick], storage={"store": world.settings.store_url})
+    with world.ledger.write() as work:
+        life = work.views.job_life(world.job_id)
+        insert_transfer(work, life, "slow")
+    sender = Sender(settings, world.ledger, Store(settings.store_url), lambda: world.now)
+    gate = threading.Event()
+    with small_pacs(port, ae_title="SLOW") as slow_pacs, small_pacs(world.port) as pacs:
+        slow_pacs.status = lambda _: 0 * gate.wait(20)
+        sender.step()
+        wait_for(lambda: (sender.step(), len(pacs.received) == 2)[1], 10)
+        assert slow_pacs.received == []
+        gate.set()
+        wait_for(lambda: (sender.step(), len(slow_pacs.received) == 1)[1], 10)
+    sender.close()
+
+
+def insert_transfer(work: Work, life: JobLife, destination: str) -> None:
+    """The same report to one more destination."""
+    row = TransferRow(
+        result_id=life.results[1].id,
+        job_id=life.job.id,
+        study_instance_uid=life.job.study_instance_uid,
+        destination=destination,
+        state=TransferState.DUE,
+        created_at=T0,
+    )
+    work.transfers._session.add(row)
 
 
 def test_a_warning_is_delivered_and_kept(world: World) -> None:

@@ -78,6 +78,7 @@ def small_pacs(
     ae_title: str = "PACS",
     refuse_classes: tuple[str, ...] = (),
     check_called: bool = False,
+    abort_at: str = "",
 ) -> Iterator[SmallPacs]:
     """Run a `SmallPacs` on loopback."""
     pacs = SmallPacs(port or free_port())
@@ -86,6 +87,9 @@ def small_pacs(
         dataset = event.dataset
         dataset.file_meta = event.file_meta
         pacs.calls.append(str(dataset.SOPInstanceUID))
+        if dataset.SOPClassUID == abort_at:
+            event.assoc.abort()
+            return 0xC000
         status = pacs.status(dataset) if callable(pacs.status) else pacs.status
         if status == 0x0000 or 0xB000 <= status <= 0xBFFF:
             pacs.received.append(dataset)

@@ -30,6 +30,7 @@ def some_facts(draw: st.DrawFn) -> SeriesFacts:
         revision=1,
         instances=draw(st.integers(1, 500)),
         last_received_at=draw(MOMENTS),
+        last_filed_at=draw(MOMENTS),
         open_associations=open_associations,
         last_ended_at=draw(MOMENTS) if ended else None,
         last_end=draw(ENDS) if ended else None,
@@ -37,7 +38,7 @@ def some_facts(draw: st.DrawFn) -> SeriesFacts:
 
 
 def facts(**changes: object) -> SeriesFacts:
-    known = SeriesFacts("1.2", 1, 20, T0, 0, T0 + SECOND, "released")
+    known = SeriesFacts("1.2", 1, 20, T0, T0, 0, T0 + SECOND, "released")
     return replace(known, **changes)  # type: ignore[arg-type]
 
 
@@ -67,6 +68,7 @@ def test_never_whole_before_the_quiet_time(
         almost = timedelta(seconds=least) - timedelta(microseconds=1)
         assert now - known.last_ended_at >= almost
         assert now - known.last_received_at >= almost
+        assert now - known.last_filed_at >= almost
 
 
 @given(some_facts(), MOMENTS, st.floats(0, 1000), ALL_SETTINGS)

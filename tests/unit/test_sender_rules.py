@@ -17,7 +17,7 @@ SPREADS = st.floats(0, 1)
 
 # PS3.4 Table B.2-1 and PS3.7 Annex C.
 @pytest.mark.parametrize(
-    ("status", "state", "retry", "refusal"),
+    ("status", "state", "trouble", "refusal"),
     [
         (0x0000, T.SENT, False, False),
         (0xB000, T.SENT, False, False),  # coercion of data elements
@@ -34,7 +34,7 @@ SPREADS = st.floats(0, 1)
         (0xC000, T.DUE, False, True),  # cannot understand
         (0xCFFF, T.DUE, False, True),
         (0x0110, T.DUE, False, True),  # processing failure
-        (0x0111, T.DUE, False, True),  # duplicate SOP instance
+        (0x0111, T.SENT, False, False),  # duplicate SOP instance: it is there
         (0x0117, T.DUE, False, True),  # invalid object instance
         (0x0211, T.DUE, False, True),  # unrecognised operation
         (0x0122, T.REFUSED, False, False),  # SOP class not supported
@@ -43,10 +43,10 @@ SPREADS = st.floats(0, 1)
     ],
 )
 def test_a_status_is_judged_as_the_standard_means_it(
-    status: int, state: TransferState, retry: bool, refusal: bool
+    status: int, state: TransferState, trouble: bool, refusal: bool
 ) -> None:
     verdict = judge(status, "")
-    assert (verdict.state, verdict.retry, verdict.refusal) == (state, retry, refusal)
+    assert (verdict.state, verdict.trouble, verdict.refusal) == (state, trouble, refusal)
     assert verdict.message
 
 
@@ -54,9 +54,9 @@ def test_a_status_is_judged_as_the_standard_means_it(
 def test_every_status_leads_somewhere_and_is_quoted(status: int, comment: str) -> None:
     verdict = judge(status, comment)
     assert verdict.state in TRANSFER_MOVES[T.SENDING]
-    assert not (verdict.retry and verdict.refusal)
+    assert not (verdict.trouble and verdict.refusal)
     # what is to be sent again says whether the object or the destination is at fault
-    assert (verdict.state == T.DUE) == (verdict.retry or verdict.refusal)
+    assert (verdict.state == T.DUE) == (verdict.trouble or verdict.refusal)
     if status:
         assert f"0x{status:04X}" in verdict.message
         assert comment in verdict.message

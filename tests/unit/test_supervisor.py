@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,9 +134,10 @@ def test_a_role_that_does_not_end_is_killed(
 
 
 def test_the_broker_begins_first_and_ends_last(
-    tmp_path: Path, command: Callable[..., list[str]]
+    tmp_path: Path, command: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
+    ended: list[str] = []
 
     def watched(role: str) -> list[str]:
         started.append(role)
@@ -150,21 +150,18 @@ def test_the_broker_begins_first_and_ends_last(
         assert started[-1] == "scp"  # the door opens when the house is ready
         ready(tmp_path, *ROLES)
         pids = supervisor.alive()
-        ended: list[str] = []
-        stop = threading.Event()
+        real = subprocess.Popen.send_signal
 
-        def watch() -> None:
-            while not stop.is_set():
-                ended.extend(r for r, pid in pids.items() if r not in ended and gone(pid))
+        def watched_signal(process: subprocess.Popen[bytes], number: int) -> None:
+            if process.pid == pids["broker"]:
+                others = [pid for role, pid in pids.items() if role != "broker"]
+                ended.append("broker" if all(gone(pid) for pid in others) else "too early")
+            real(process, number)
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+        monkeypatch.setattr(subprocess.Popen, "send_signal", watched_signal)
     finally:
         supervisor.end(10)
-    wait_for(lambda: len(ended) == len(ROLES), 10, "all are seen to end")
-    stop.set()
-    watcher.join()
-    assert ended[-1] == "broker"
+    assert ended == ["broker"]
 
 
 def test_when_a_role_cannot_be_started_none_stays_behind(

@@ -36,6 +36,10 @@ def build_seg(volume: SeriesVolume, findings: Findings, provenance: Provenance) 
         raise ResultError("no lesion was found, so there is nothing to segment")
     source = volume.datasets[0]
     templates = [template_of(dataset, volume.spacing_mm[0]) for dataset in volume.datasets]
+    for template in templates:
+        # the same up to the noise that the volume tolerates; highdicom wants the very same
+        template.ImageOrientationPatient = source.ImageOrientationPatient
+        template.PixelSpacing = source.PixelSpacing
     seg = Segmentation(
         source_images=templates,
         pixel_array=findings.label_map,

@@ -50,6 +50,10 @@ def read_label_map(segmentation: Dataset, volume: SeriesVolume) -> npt.NDArray[n
     """
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     cosines = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64)
+    # scanners write a few decimals; the volume's directions have length one
+    cosines = (
+        cosines.reshape(2, 3) / np.linalg.norm(cosines.reshape(2, 3), axis=1)[:, None]
+    ).ravel()
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, dtype=np.float64)
     directions = volume.affine[:3, :3] / np.array(volume.spacing_mm)
     if (
@@ -68,14 +72,28 @@ def read_label_map(segmentation: Dataset, volume: SeriesVolume) -> npt.NDArray[n
     )
     label_map = np.zeros(volume.array.shape, dtype=np.uint16)
     for group, frame in zip(segmentation.PerFrameFunctionalGroupsSequence, frames, strict=True):
-        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+        plane = _functional_group(segmentation, group, "PlanePositionSequence")
+        position = np.array(plane.ImagePositionPatient, dtype=np.float64)
         distances = np.linalg.norm(places - position, axis=1)
         index = int(np.argmin(distances))
         if distances[index] > GEOMETRY_TOLERANCE_MM:
             raise ResultError(f"a SEG frame lies {distances[index]:.3f} mm off the source's slices")
-        number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        label_map[index][frame > 0] = number
+        segment = _functional_group(segmentation, group, "SegmentIdentificationSequence")
+        label_map[index][frame > 0] = segment.ReferencedSegmentNumber
     return label_map
+
+
+def _functional_group(segmentation: Dataset, frame: Dataset, keyword: str) -> Dataset:
+    """A functional group of a frame. One that is equal for all frames may be shared instead.
+
+    Source: PS3.3 C.7.6.16.
+    """
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    for place in (frame, shared):
+        if keyword in place:
+            item: Dataset = place[keyword].value[0]
+            return item
+    raise ResultError(f"a SEG frame has no {keyword}")
 
 
 def _check_identity(made: Dataset, source: Dataset, name: str) -> None:
