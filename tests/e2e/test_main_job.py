@@ -257,7 +257,9 @@ def check_with_validators(
 
 
 def test_nothing_found_is_an_sr_that_says_absent(make_site: SiteMaker, tmp_path: Path) -> None:
-    study = write_phantom_study(tmp_path / "study", lesions=0, series=("FLAIR",), random_uids=True)
+    study = write_phantom_study(
+        tmp_path / "study", seed=11, lesions=0, series=("FLAIR",), random_uids=True
+    )
     with small_pacs() as pacs:
         site = make_site(pacs.port)
         send(site, study)
