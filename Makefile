@@ -1,5 +1,8 @@
 # Everything happens in .venv; `make` needs Python 3.11 to 3.13 and nothing else.
-PYTHON ?= $(shell for v in 3.13 3.12 3.11; do command -v python$$v && break; done | head -1)
+# The first one that runs and is recent enough; a name on the PATH alone may be an empty shim.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+	&& echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

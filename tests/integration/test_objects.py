@@ -134,6 +134,35 @@ def test_dcentvfy_finds_one_patient_and_study(made):
     assert "Error" not in said, said
 
 
+@pytest.mark.parametrize("frames", ["one slice", "several slices"])
+def test_one_lesion_alone_is_checked_and_sent(tmp_path, frames):
+    """With one segment highdicom shares the segment's group between the frames."""
+    study = write_phantom_study(tmp_path / "source", **{**SMALL, "lesions": 1})
+    truth = study.truth.copy()
+    if frames == "one slice":
+        truth[: int(truth.any(axis=(1, 2)).argmax()) + 1] = 0
+        truth[int(truth.any(axis=(1, 2)).argmax()) + 1 :] = 0
+    volume, findings, seg, sr = make(study, truth.astype(np.float32)[np.newaxis])
+    assert len(findings.present) == 1
+    verify_results(volume, findings, seg, sr)
+
+
+@pytest.mark.parametrize("noise", ["between slices", "few decimals"])
+def test_orientations_as_scanners_write_them(tmp_path, noise):
+    study = write_phantom_study(tmp_path / "source", **SMALL, oblique=True)
+
+    def change(dataset):
+        values = [float(value) for value in dataset.ImageOrientationPatient]
+        if noise == "few decimals":
+            values = [round(value, 3) for value in values]
+        elif int(dataset.InstanceNumber) % 2:
+            values[1] += 2e-6
+        dataset.ImageOrientationPatient = values
+
+    volume, findings, seg, sr = make(study, change=change)
+    verify_results(volume, findings, seg, sr)
+
+
 def test_another_reader_gets_the_same_mask_in_the_same_place(made, tmp_path):
     folder, _, volume, findings = made
     run(
