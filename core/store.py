@@ -19,6 +19,7 @@ import fsspec
 from core.errors import StoreError
 
 _DIGEST_IN_KEY = 16
+_MOST_KNOWN_FOLDERS = 10_000
 
 
 def instance_key(study_uid: str, series_uid: str, sop_uid: str, digest: str) -> str:
@@ -74,6 +75,7 @@ class Store:
             raise StoreError(f"storage.store is not usable: {url!r}: {error}") from error
         self._fs: Any = filesystem
         self._root = str(root)
+        self._known: set[Path] = set()
         protocol = filesystem.protocol
         self._local = "file" in (protocol if isinstance(protocol, tuple) else (protocol,))
 
@@ -110,7 +112,7 @@ class Store:
                     self._fs.pipe_file(self._path(key), data)
                 return
             target = Path(self._path(key))
-            make_folder_durable(target.parent)
+            self._make_folder(target.parent)
             self._write_local(target, data)
             fsync_folder(target.parent)
         except OSError as error:
@@ -155,6 +157,24 @@ class Store:
     def describe(self, key: str) -> str:
         """Where a person finds the bytes: a path, or a URL."""
         return self._path(key) if self._local else str(self._fs.unstrip_protocol(self._path(key)))
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder durable, once in the life of this process.
+
+        A folder that is there may have been made by a process that died before it synced the
+        parent, so the whole way down is synced when it is met for the first time.
+        """
+        if folder in self._known:
+            return
+        make_folder_durable(folder)
+        root = Path(self._root)
+        for parent in [folder, *folder.parents]:
+            fsync_folder(parent)
+            if parent == root:
+                break
+        if len(self._known) > _MOST_KNOWN_FOLDERS:
+            self._known.clear()
+        self._known.add(folder)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

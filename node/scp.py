@@ -6,7 +6,6 @@ only when `node.spool` has it on disk. SQL and the broker are not needed here.
 
 from __future__ import annotations
 
-import socket
 import threading
 import uuid
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from core.errors import NotAuthorisedError, RefusedError, SentinodeError, Unread
 from core.settings import Settings
 from node.contexts import accepted
 from node.examine import check_announced, examine
+from node.sockets import no_delay
 from node.spool import ReceivedInstance, ReceiverSpool
 
 log = structlog.get_logger()
@@ -81,7 +81,7 @@ class Door:
         ae.dimse_timeout = node.dimse_timeout
         ae.network_timeout = node.network_timeout
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, _no_delay),
+            (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -268,10 +268,3 @@ def _answer(status: int, comment: str) -> Dataset:
     answer.Status = status
     answer.ErrorComment = comment.encode("ascii", "replace").decode()[:_COMMENT_LENGTH]
     return answer
-
-
-def _no_delay(event: Event) -> None:
-    """Answers are small; waiting to fill a packet makes peers crawl (RFC 896 and delayed ACK)."""
-    wrapped = event.assoc.dul.socket
-    if wrapped is not None and wrapped.socket is not None:
-        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

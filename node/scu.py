@@ -5,7 +5,6 @@ Statuses are returned as numbers; what they mean for a delivery is decided by `n
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -22,6 +21,7 @@ from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from core.errors import PeerError
 from core.identifiers import DicomAddress
 from node.contexts import UNCOMPRESSED, VERIFICATION, proposed
+from node.sockets import no_delay
 
 
 class ObjectUnreadableError(PeerError):
@@ -51,7 +51,7 @@ def associate(
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.connection_timeout = min(timeout, 15)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _no_delay)]
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, no_delay)]
     association = ae.associate(
         peer.host,
         peer.port,
@@ -145,9 +145,3 @@ def _why(association: Association) -> str:
     if association.is_aborted:
         return "no connection, or it aborted the association"
     return "no connection"
-
-
-def _no_delay(event: Any) -> None:
-    wrapped = event.assoc.dul.socket
-    if wrapped is not None and wrapped.socket is not None:
-        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

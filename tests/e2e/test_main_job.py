@@ -54,6 +54,7 @@ broken_quiet_seconds = 1
 [jobs]
 lease_seconds = 4
 [queue]
+url = "{queue}"
 republish_seconds = 4
 [delivery]
 retry_seconds = 0.5
@@ -121,18 +122,21 @@ SiteMaker = Callable[..., Site]
 def make_site(tmp_path: Path) -> Iterator[SiteMaker]:
     sites: list[Site] = []
 
-    def make(pacs_port: int, *, pacs: str = "PACS", ledger: str = "") -> Site:
+    def make(
+        pacs_port: int, *, pacs: str = "PACS", ledger: str = "", queue: str = "", roles: str = ""
+    ) -> Site:
         config = tmp_path / "sentinode.toml"
-        values = {"port": free_port(), "data": tmp_path / "data", "ledger": ledger}
+        values = {"port": free_port(), "data": tmp_path / "data", "ledger": ledger, "queue": queue}
         config.write_text(CONFIG.format(**values, pacs=pacs, pacs_port=pacs_port))
         settings = load(config)
         made = Ledger(settings.ledger_url)
         made.upgrade()
-        node = RunningNode(config, tmp_path / "node.log")
+        node = RunningNode(config, tmp_path / "node.log", roles=roles)
         node.start()
         site = Site(node, settings, made)
         sites.append(site)
-        site.wait_until_ready()
+        if not roles:
+            site.wait_until_ready()
         return site
 
     yield make
@@ -437,6 +441,36 @@ def test_pixels_that_cannot_be_decoded_fail_with_a_reason_and_stop_nothing(
         send(site, good)
         wait_for(lambda: len(pacs.received) == 2, 60)
         assert {str(item.StudyInstanceUID) for item in pacs.received} == {good.uid}
+
+
+def test_roles_apart_with_postgresql_and_redis_by_url(
+    make_site: SiteMaker, tmp_path: Path, postgresql: Callable[[], str]
+) -> None:
+    """A hospital's way: a node without a worker, a worker of its own, servers by URL."""
+    study = write_phantom_study(tmp_path / "study", series=("FLAIR",), random_uids=True)
+    redis_port = free_port()
+    command = [require_program("redis-server"), "--bind", "127.0.0.1", "--port", str(redis_port)]
+    command += ["--save", "", "--dir", str(tmp_path)]
+    queue = f"redis://127.0.0.1:{redis_port}/0"
+    with small_pacs() as pacs, subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:
+        try:
+            roles = "scp,intake,dispatch,send"
+            site = make_site(pacs.port, ledger=postgresql(), queue=queue, roles=roles)
+            wait_for(lambda: "door_open" in site.node.log, 60)
+            send(site, study)
+            wait_for(lambda: (life := site.life()) and life.job.state == JobState.QUEUED, 30)
+            worker = [sys.executable, "-m", "cli", "--config", str(site.node.config), "worker"]
+            with (tmp_path / "worker.log").open("wb") as log:
+                process = subprocess.Popen(worker, stdout=log, stderr=log)
+            try:
+                wait_for(site.delivered, 90, "SEG and SR are delivered")
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
+            assert sorted(item.Modality for item in pacs.received) == ["SEG", "SR"]
+            assert site.node.stop() == 0
+        finally:
+            redis.terminate()
 
 
 def test_the_node_ends_cleanly_and_leaves_no_process(make_site: SiteMaker) -> None:
