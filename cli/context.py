@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 console = Console()
 error_console = Console(stderr=True)
+
+# What the node writes holds patients' images: nobody else on the machine may read it.
+_PRIVATE = 0o077
 
 STATE_STYLES = {
     "done": "green",
@@ -42,6 +46,7 @@ def load_settings(context: typer.Context) -> Settings:
     """
     from core.settings import load
 
+    os.umask(_PRIVATE)
     path: Path | None = context.obj
     return load(path)
 

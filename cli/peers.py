@@ -104,7 +104,8 @@ def send_files(settings: Settings, peer: str, paths: list[Path]) -> None:
     if skipped:
         console.print(f"{skipped} files that are no DICOM images were left out", highlight=False)
     if refused:
-        raise PeerError(f"{refused} of {len(files)} files were not taken by {target}")
+        message = f"{refused} of {len(files)} files were not taken by {target}"
+        raise PeerError(message, remedy="The lines above say why.")
     if skipped == len(files):
         raise SentinodeError("no DICOM file among them")
     console.print(f"{len(files) - skipped} files sent to {target}", highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 _PANEL = "Run"
-# What the roles write holds patients' images: nobody else on the machine may read it.
-_PRIVATE = 0o077
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,7 +35,6 @@ def up(
     from node.supervisor import ROLES, Supervisor, role_command
 
     settings = load_settings(context)
-    os.umask(_PRIVATE)
     logs.configure(settings.logs, "up")
     wanted = [role.strip() for role in roles.split(",") if role.strip()] or [
         role for role in ROLES if role != "broker" or settings.embedded_broker
@@ -151,7 +147,6 @@ def _begin(context: typer.Context, role: str) -> Settings:
     from core.processes import die_with_parent
 
     settings = load_settings(context)
-    os.umask(_PRIVATE)
     logs.configure(settings.logs, role)
     die_with_parent()
     return settings

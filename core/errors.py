@@ -143,6 +143,7 @@ class PeerError(SentinodeError):
     """A DICOM peer cannot be reached or refused."""
 
     retry = True
+    remedy = "See that it runs, that host, port and AE title are right, and that it knows ours."
 
 
 class ModelError(SentinodeError):

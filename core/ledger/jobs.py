@@ -296,7 +296,7 @@ class Jobs:
         row = self._held_by(job_id, owner)
         note = reason or f"{sum(item.present for item in findings)} findings"
         self.move(row, state, note, owner, now, remedy=remedy)
-        row.reason, row.finished_at, row.summary = reason, now, summary or {}
+        row.finished_at, row.summary = now, summary or {}
         for finding in findings:
             stored = finding_row(job_id, finding)
             self._session.add(stored)

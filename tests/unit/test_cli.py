@@ -317,3 +317,12 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     running.stderr.close()
     assert running.wait(60) == ERROR
     assert told == ""
+
+
+def test_what_a_command_writes_is_for_the_owner_alone(tmp_path: Path) -> None:
+    config = tmp_path / "sentinode.toml"
+    config.write_text(f'[storage]\ndata = "{tmp_path / "data"}"\n')
+    command = [sys.executable, "-m", "cli", "--config", str(config), "worklist"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    made = [tmp_path / "data", tmp_path / "data" / "ledger.db"]
+    assert all(item.stat().st_mode & 0o077 == 0 for item in made)
