@@ -229,7 +229,7 @@ def _check_broker(settings: Settings) -> list[_Line]:
         return [_Line("broker", _BAD, str(error), error.remedy)]
     workers = ping_workers(app)
     lines = [_Line("broker", _WELL, "embedded" if settings.embedded_broker else "by queue.url")]
-    wanted = {route.queue or settings.queue.name for route in settings.routes}
+    wanted = {settings.queue_of(route) for route in settings.routes}
     missing = wanted - {queue for queues in workers.values() for queue in queues}
     if missing:
         names = ", ".join(sorted(missing))

@@ -313,6 +313,10 @@ class Settings(BaseSettings):
         """The peer of that name."""
         return next((peer for peer in self.peers if peer.name == name), None)
 
+    def queue_of(self, route: Route) -> str:
+        """The queue of a route's jobs."""
+        return route.queue or self.queue.name
+
     def destinations(self, route: Route) -> tuple[str, ...]:
         """Names of the peers that get the results of `route`."""
         if route.destinations is not None:

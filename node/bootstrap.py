@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
-
 from core.errors import LedgerError
 from core.ledger import Ledger
 from core.modelspec import find_specs
@@ -15,8 +13,6 @@ from node.intake import Intake
 from node.loop import run, stop_on_signals, until_done
 from node.scp import Door
 from node.sender import Sender
-
-log = structlog.get_logger()
 
 _TEND_SECONDS = 2.0
 

@@ -17,7 +17,7 @@ from core.ledger import Ledger, Work
 from core.ledger.jobs import NewJob
 from core.lifecycle import JobState
 from core.modelspec import ModelSpec
-from core.settings import Route, Settings
+from core.settings import Settings
 from node.completeness import decide
 from node.routing import evaluate
 
@@ -97,7 +97,7 @@ class Dispatcher:
                     route=route.name,
                     model=route.model,
                     model_version=self._specs[route.model].version,
-                    queue=self._queue(route),
+                    queue=self._settings.queue_of(route),
                     destinations=self._settings.destinations(route),
                 ),
                 now,
@@ -112,9 +112,6 @@ class Dispatcher:
             routes=[item.route for item in decisions if item.matched],
             jobs=made,
         )
-
-    def _queue(self, route: Route) -> str:
-        return route.queue or self._settings.queue.name
 
     def _note_calm(self, now: datetime) -> None:
         """Since when the ledger answered without a gap: only then can a worker be blamed."""

@@ -57,14 +57,14 @@ class Door:
         SentinodeError: the port cannot be listened on.
     """
 
-    def __init__(self, settings: Settings, *, spool: ReceiverSpool | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         node = settings.node
         self._node = node
         self._senders = {peer.ae_title for peer in settings.peers if peer.send}
         self._unended: list[Association] = []
         self._open: dict[DicomAssociation, _Open] = {}
         self._lock = threading.Lock()
-        self._spool = spool or ReceiverSpool(settings.spool, settings.storage.min_free_mb)
+        self._spool = ReceiverSpool(settings.spool, settings.storage.min_free_mb)
         ae = AE(ae_title=node.ae_title)
         ae.implementation_class_uid = PydicomUID(IMPLEMENTATION_CLASS_UID)
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME

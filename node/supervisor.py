@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import structlog
 
@@ -59,6 +60,7 @@ class Supervisor:
         self._command = command
         self._pid_folder = pid_folder
         self._children: dict[str, _Child] = {}
+        self._lock: IO[bytes] | None = None
 
     def run(self, grace_seconds: float = 30.0) -> None:
         """Run until SIGTERM or Ctrl-C, then end every role."""
@@ -126,7 +128,8 @@ class Supervisor:
                     child.process.wait()
                 (self._pid_folder / f"{child.role}.pid").unlink(missing_ok=True)
         self._children.clear()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
         log.info("ended")
 
     def alive(self) -> dict[str, int]:

@@ -116,7 +116,9 @@ class Pipeline:
         if len(job.series_instance_uids) != 1:
             raise NotApplicableError(f"{spec.name} reads one series at a time")
         with _timed(seconds, "read"):
-            volume = build_volume(read_series([self._bytes(item) for item in instances]))
+            volume = build_volume(
+                read_series([self._store.get(item.store_key) for item in instances])
+            )
             self._check_input(spec, volume)
         lease.check()
         model = self._models.get(spec)
@@ -156,9 +158,6 @@ class Pipeline:
             },
         )
 
-    def _bytes(self, instance: Instance) -> bytes:
-        return self._store.get(instance.store_key)
-
     @staticmethod
     def _check_input(spec: ModelSpec, volume: SeriesVolume) -> None:
         modality = str(volume.datasets[0].get("Modality", ""))
@@ -188,14 +187,11 @@ class Pipeline:
             created_at=job.created_at,
             spec=spec,
             software_version=equipment.SOFTWARE_VERSION,
-            manufacturer=equipment.MANUFACTURER,
-            manufacturer_model_name=equipment.MODEL_NAME,
             device_serial_number=self._settings.results.device or self._settings.node.ae_title,
             institution_name=self._settings.results.institution,
             uid_root=self._settings.results.uid_root,
         )
-        found = any(item.present for item in findings.findings)
-        seg = build_seg(volume, findings, provenance) if found else None
+        seg = build_seg(volume, findings, provenance) if findings.present else None
         sr = build_sr(volume, findings, seg, provenance)
         seg_bytes = None if seg is None else to_bytes(seg)
         sr_bytes = to_bytes(sr)

@@ -9,12 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.errors import NotFoundError
-from core.ledger.jobs import Jobs
+from core.ledger.jobs import HELD_REASON, HELD_REMEDY, Jobs
 from core.lifecycle import JOB_OPEN, JobState, TransferState
 from core.schema import ConflictRow, JobRow, StudyRow, TransferRow
-
-HELD_REASON = "identity conflict: the study's images disagree about whose they are"
-HELD_REMEDY = "Look at `sentinode conflicts`; then `sentinode resolve STUDY --release` or --cancel."
 
 
 @dataclass(frozen=True, slots=True)

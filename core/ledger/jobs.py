@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from core.domain import Finding, Instance, Job, Result, ResultKind
@@ -36,6 +37,8 @@ from core.schema import (
 # A job that took its worker down so often is not given to a third one.
 MAX_DEATHS = 2
 LONGEST_REPUBLISH = timedelta(hours=1)
+HELD_REASON = "identity conflict: the study's images disagree about whose they are"
+HELD_REMEDY = "Look at `sentinode conflicts`; then `sentinode resolve STUDY --release` or --cancel."
 DISPATCH = "dispatch"
 
 
@@ -78,6 +81,7 @@ class Jobs:
             .with_for_update(key_share=True)
         ).one_or_none()
         held = study is not None and study.conflict
+        state = JobState.HELD if held else JobState.WAITING
         made = insert_unless_there(
             session,
             JobRow,
@@ -90,14 +94,14 @@ class Jobs:
             destinations=list(new.destinations),
             input_digest=digest,
             run=run,
-            state=JobState.HELD if held else JobState.WAITING,
+            state=state,
             attempt=0,
             deaths=0,
             published=0,
             created_at=now,
             updated_at=now,
-            reason="identity conflict" if held else "",
-            remedy="See `sentinode conflicts`." if held else "",
+            reason=HELD_REASON if held else "",
+            remedy=HELD_REMEDY if held else "",
             summary={},
         )
         if not made:
@@ -106,7 +110,6 @@ class Jobs:
             session.add(JobSeriesRow(job_id=job_id, series_instance_uid=uid))
         for instance in new.instances:
             session.add(JobInstanceRow(job_id=job_id, instance_id=instance.id))
-        state = JobState.HELD if held else JobState.WAITING
         note = f"made for {len(new.instances)} instances by route {new.route}"
         session.add(JobEventRow(job_id=job_id, at=now, state=state, note=note, actor=actor))
         if actor == DISPATCH:
@@ -172,17 +175,12 @@ class Jobs:
         sent again, after waits that double, or the messages of a weekend without workers would
         fill the broker. A message too many does no harm, for the claim decides.
         """
-        due = select(JobRow).where(
-            (JobRow.state == JobState.WAITING)
-            & (JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now))
-        )
-        lost = select(JobRow).where(
-            (JobRow.state == JobState.QUEUED) & (JobRow.republish_at <= now)
-        )
         jobs: list[Job] = []
-        for query in (due, lost):
+        for condition in (_due(now), _lost(now)):
             for row in self._session.scalars(
-                query.order_by(JobRow.created_at)
+                select(JobRow)
+                .where(condition)
+                .order_by(JobRow.created_at)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
                 .execution_options(populate_existing=True)
@@ -200,16 +198,7 @@ class Jobs:
         """Whether `to_publish` or `expire` would find anything; only reads."""
         return (
             self._session.scalar(
-                select(JobRow.id)
-                .where(
-                    (
-                        (JobRow.state == JobState.WAITING)
-                        & (JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now))
-                    )
-                    | ((JobRow.state == JobState.QUEUED) & (JobRow.republish_at <= now))
-                    | ((JobRow.state == JobState.RUNNING) & (JobRow.lease_until < now))
-                )
-                .limit(1)
+                select(JobRow.id).where(_due(now) | _lost(now) | _expired(now)).limit(1)
             )
             is not None
         )
@@ -247,9 +236,7 @@ class Jobs:
         """
         moved = []
         for row in self._session.scalars(
-            select(JobRow)
-            .where(JobRow.state == JobState.RUNNING, JobRow.lease_until < now)
-            .with_for_update(skip_locked=True)
+            select(JobRow).where(_expired(now)).with_for_update(skip_locked=True)
         ):
             row.deaths += blame
             if row.deaths >= MAX_DEATHS:
@@ -446,6 +433,22 @@ class Jobs:
             self.move(row, JobState.SUPERSEDED, f"job {job_id} has more", DISPATCH, now)
 
 
+def _due(now: datetime) -> ColumnElement[bool]:
+    """Waiting, and its time has come."""
+    in_time = JobRow.next_try_at.is_(None) | (JobRow.next_try_at <= now)
+    return (JobRow.state == JobState.WAITING) & in_time
+
+
+def _lost(now: datetime) -> ColumnElement[bool]:
+    """Published, and no worker came for it."""
+    return (JobRow.state == JobState.QUEUED) & (JobRow.republish_at <= now)
+
+
+def _expired(now: datetime) -> ColumnElement[bool]:
+    """In the hands of a worker that is silent."""
+    return (JobRow.state == JobState.RUNNING) & (JobRow.lease_until < now)
+
+
 def _input_digest(instances: Sequence[Instance]) -> str:
     lines = sorted(f"{item.sop_instance_uid} {item.digest}" for item in instances)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -453,6 +456,4 @@ def _input_digest(instances: Sequence[Instance]) -> str:
 
 def _job_id(new: NewJob, digest: str, run: int) -> str:
     number = derived_uid("job", new.route, new.model, new.model_version, digest, str(run))
-    value = int(number.rpartition(".")[2])
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return str(uuid.UUID(int=int(number.rpartition(".")[2])))

@@ -87,11 +87,6 @@ def summarise(scores: list[GroupScore]) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if value is not None}
 
 
-def evaluate(model: LoadedModel, folder: Path, split: str = "") -> dict[str, Any]:
-    """Judge a model on a folder; see `score_groups` and `summarise`."""
-    return summarise(score_groups(model, folder, split))
-
-
 def _score(model: LoadedModel, group: Group) -> GroupScore:
     began = time.monotonic()
     probabilities = model.predict(group.images, None)[0].astype(np.float32)

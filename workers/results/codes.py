@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as PydicomCode
 
+from core import equipment
 from core.modelspec import Code
 
 
@@ -25,7 +26,8 @@ ABSENT = concept(codes.cid240.Absent)
 CERTAINTY_OF_FINDING = concept(codes.DCM.CertaintyOfFinding)
 PERCENT = concept(codes.UCUM.Percent)
 COMMENT = concept(codes.DCM.Comment)
-PROCESSING_EQUIPMENT = concept(codes.DCM.ProcessingEquipment)
+# the very code by which intake knows our results again
+PROCESSING_EQUIPMENT = concept(PydicomCode(*equipment.PROCESSING_EQUIPMENT))
 DEVICE = concept(codes.cid270.Device)
 
 SOURCE = CodedConcept("260753009", "SCT", "Source")

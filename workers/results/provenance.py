@@ -18,6 +18,7 @@ from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
+from core.equipment import MANUFACTURER, MODEL_NAME
 from core.identifiers import UID, derived_uid
 from core.modelspec import ModelSpec
 from workers.results.codes import PROCESSING_EQUIPMENT, concept
@@ -95,8 +96,8 @@ class Provenance:
     created_at: datetime
     spec: ModelSpec
     software_version: str
-    manufacturer: str = "Sentinode"
-    manufacturer_model_name: str = "Sentinode"
+    manufacturer: str = MANUFACTURER
+    manufacturer_model_name: str = MODEL_NAME
     device_serial_number: str = "1"
     device_uid: str = ""
     institution_name: str = ""
