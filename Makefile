@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint types tests clean
+.PHONY: setup demo test lint tests bench-results outcomes clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -30,6 +30,14 @@ lint: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/pytest
+
+# Objects of a 300-slice volume, beside dcmqi; the last line is one JSON object.
+bench-results: $(STAMP)
+	@$(BIN)/python benchmarks/results_bench.py
+
+# What becomes of every file: FOLDERS="one two", default pydicom's own test files.
+outcomes: $(STAMP)
+	@$(BIN)/python benchmarks/outcomes.py $(FOLDERS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -38,11 +38,15 @@ EVENTS = {
     "correct the AE titles.",
     "association_without_context": "A peer proposed nothing that we accept. See conformance.md.",
     "broker_away": "Jobs could not be published. They wait; see that the broker runs.",
+    "conformance_not_checked": "The program that checks objects against the standard is missing, "
+    "so they leave without that check.",
     "destination_in_trouble": "A destination is away or out of resources. Its objects wait for "
     "`next_try_seconds`.",
     "door_closed": "The port is closed.",
     "door_open": "The port is open; instances are taken.",
     "ended": "`sentinode up` ended all its roles.",
+    "fallback_wanted": "A destination gets an object of the SOP class `sop_class` in place of one "
+    "that it refused.",
     "going_on": "The trouble that `waiting` named is over.",
     "identity_conflict": "Images of one study disagree about whose they are. Its work is held: "
     "see `sentinode conflicts`.",
@@ -68,13 +72,34 @@ EVENTS = {
     "job_trouble": "An unforeseen error, with its traceback. The job is tried again.",
     "lease_not_renewed": "A worker could not reach the ledger while it computed. It goes on.",
     "model_loaded": "A worker loaded a model, and onto which device.",
+    "no_fallback": "A destination refused an object, and nothing else can be made of it that it "
+    "takes; `reason` says more.",
     "object_not_sent": "An object was not delivered this time; `state` says whether it is tried "
     "again, `message` what the destination said.",
+    "objects_kept_back": "A job's objects did not pass their check. They are kept and not sent; "
+    "`reason` says what is wrong. See `sentinode show JOB`.",
+    "object_refused": "A destination takes no object of this SOP class. It is remembered for "
+    "`delivery.relearn_hours`, or until `sentinode retry`.",
     "object_sent": "A destination has an object.",
+    "rendition_done": "An object was made in place of a refused one, and is due at `destinations`.",
+    "rendition_failed": "An object in place of a refused one cannot be made; `reason` says why. "
+    "What comes after it is tried.",
+    "rendition_given_back": "A passing trouble: it is tried again in `again_in_seconds`.",
+    "rendition_lease_expired": "A worker fell silent while it made an object in place of a refused "
+    "one. It is tried again, or failed after some times.",
+    "rendition_left": "A worker could not reach the ledger. The rendition is published again.",
+    "rendition_lost": "A rendition was given to another worker. Nothing of this attempt was kept.",
+    "rendition_not_to_be_had": "A message came for a rendition that is done or in other hands. "
+    "Harmless.",
+    "rendition_published": "An object is to be made in place of a refused one; its id was sent to "
+    "its queue.",
+    "rendition_trouble": "An unforeseen error, with its traceback. The rendition is tried again.",
     "role_died": "A process of `sentinode up` ended by itself and is started again. The lines "
     "before say why.",
     "role_killed": "A process did not end in time and was killed.",
     "series_whole": "A series is whole; `reason` says why, `routes` and `jobs` what follows.",
+    "source_attributes_do_not_conform": "What was copied unaltered from the images breaks the "
+    "standard; the object is sent all the same. `attributes` names them.",
     "waiting": "A role waits for a server or a disk; `error` and `remedy` say which. Told once.",
     "worker_ready": "A worker serves `queues`.",
 }
@@ -297,21 +322,16 @@ def _class_name(uid: Any) -> str:
 
 def proposed_table() -> str:
     """What we propose when results are sent."""
-    from pydicom.uid import (
-        UID,
-        Comprehensive3DSRStorage,
-        ExplicitVRLittleEndian,
-        SegmentationStorage,
-    )
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
-    from node.contexts import UNCOMPRESSED, VERIFICATION, proposed
+    from core.sopclasses import name_of
+    from node.contexts import RESULT_CLASSES, UNCOMPRESSED, VERIFICATION, proposed
 
     rows = [(VERIFICATION.name, _code(VERIFICATION), ", ".join(uid.name for uid in UNCOMPRESSED))]
-    results = (SegmentationStorage, Comprehensive3DSRStorage)
-    for context in proposed({(uid, ExplicitVRLittleEndian) for uid in results}):
-        uid = UID(str(context.abstract_syntax))
+    for context in proposed({(uid, ExplicitVRLittleEndian) for uid in RESULT_CLASSES}):
+        uid = str(context.abstract_syntax)
         syntaxes = ", ".join(UID(str(item)).name for item in context.transfer_syntax)
-        rows.append((uid.name, _code(uid), syntaxes))
+        rows.append((name_of(uid), _code(uid), syntaxes))
     return "\n".join(_table(("SOP class", "UID", "transfer syntaxes of the context"), rows))
 
 
@@ -355,11 +375,11 @@ def sent_statuses() -> str:
     """What we make of a destination's answer to C-STORE: every status there can be."""
     from node.sender import judge
 
-    def outcome(status: int) -> tuple[str, bool, bool]:
+    def outcome(status: int) -> tuple[str, bool, bool, bool]:
         verdict = judge(status, "")
-        return verdict.state.value, verdict.trouble, verdict.refusal
+        return verdict.state.value, verdict.trouble, verdict.refusal, verdict.sop_class
 
-    found: dict[tuple[str, bool, bool], list[str]] = {}
+    found: dict[tuple[str, bool, bool, bool], list[str]] = {}
     for result, group in itertools.groupby(range(0x10000), key=outcome):
         members = list(group)
         span = _code(_hex(members[0]))
@@ -367,10 +387,12 @@ def sent_statuses() -> str:
             span += f" to {_code(_hex(members[-1]))}"
         found.setdefault(result, []).append(span)
     rows = []
-    for (state, retry, refusal), spans in found.items():
+    for (state, retry, refusal, sop_class), spans in found.items():
         meaning = f"the transfer becomes `{state}`"
         if retry:
             meaning = "out of resources: everything for this destination is tried again later"
+        elif sop_class:
+            meaning = f"the transfer becomes `{state}`; another object is sent, if one can be made"
         elif refusal:
             meaning = "tried again, at most `delivery.max_refusals` times, then `refused`"
         rows.append((meaning, "all others" if refusal else ", ".join(spans)))

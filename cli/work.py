@@ -15,13 +15,14 @@ from rich.text import Text
 from cli.context import age, clock_time, console, load_settings, open_ledger, styled
 
 if TYPE_CHECKING:
-    from core.domain import Finding, Job, Series
+    from core.domain import Finding, Job, Result, Series
     from core.ledger import Ledger
     from core.ledger.views import JobLife
 
 _PANEL = "Work"
 _SHORT_ID = 8
 _ACTOR = "administrator"
+_UNITS = {"patient": "(LPS, mm)", "image": "(column, row, frame)"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -131,25 +132,41 @@ def print_life(life: JobLife, store: Any) -> None:
     console.print(events)
     if life.findings:
         console.print(findings_table(life.findings))
+    _print_objects(life, store)
+    _print_transfers(life)
+
+
+def _print_objects(life: JobLife, store: Any) -> None:
+    """What the job made, and what was made in its place."""
     if life.results:
         objects = Table(title="Objects", title_justify="left")
-        for name in ("kind", "SOP Instance UID", "bytes", "stored as"):
+        for name in ("kind", "what", "SOP Instance UID", "bytes", "stored as"):
             objects.add_column(name, overflow="fold")
+        kept = life.job.state == "failed"
         for result in life.results:
             objects.add_row(
-                result.kind,
+                _kind_of(result),
+                _what_of(result, kept=kept),
                 result.sop_instance_uid,
                 str(result.size),
                 Text(store.describe(result.store_key)),
             )
         console.print(objects)
+    if life.renditions:
+        console.print(_renditions_table(life))
+
+
+def _print_transfers(life: JobLife) -> None:
+    """What went where, and what the destinations are known to refuse."""
+    from core.sopclasses import name_of
+
     if life.transfers:
         transfers = Table(title="Transfers", title_justify="left")
         for name in ("object", "to", "state", "tries", "last answer", "next try"):
             transfers.add_column(name)
         for transfer, attempts in life.transfers:
             transfers.add_row(
-                transfer.result.kind,
+                _kind_of(transfer.result),
                 transfer.destination,
                 styled(transfer.state),
                 str(len(attempts)),
@@ -157,13 +174,54 @@ def print_life(life: JobLife, store: Any) -> None:
                 clock_time(transfer.next_try_at),
             )
         console.print(transfers)
+    for refused in life.refused:
+        line = (
+            f"{refused.destination} does not take {name_of(refused.sop_class_uid)}, as it said at "
+            f"{clock_time(refused.at)}: {refused.how}"
+        )
+        console.print(Text(line))
+
+
+def _kind_of(result: Result) -> str:
+    """A result's kind, and which it is where there are several."""
+    alternative = " (instead)" if result.alternative_to is not None else ""
+    return result.kind + (f" {result.part + 1}" if result.part else "") + alternative
+
+
+def _what_of(result: Result, *, kept: bool) -> str:
+    from core.sopclasses import name_of
+
+    if not result.sop_class_uid:
+        return "for pages, never sent"
+    name = name_of(result.sop_class_uid).removesuffix(" Storage")
+    return f"{name}: kept, not sent" if kept else name
+
+
+def _renditions_table(life: JobLife) -> Table:
+    """What is made in place of objects that a destination refused."""
+    from core.sopclasses import name_of
+
+    table = Table(title="Made instead of refused objects", title_justify="left")
+    for name in ("of", "as", "for", "state", "tries", "what"):
+        table.add_column(name, overflow="fold")
+    for item in life.renditions:
+        asking = sorted(t.destination for t, _ in life.transfers if t.rendition_id == item.id)
+        table.add_row(
+            _kind_of(item.result),
+            name_of(item.sop_class_uid),
+            ", ".join(asking),
+            styled(item.state),
+            str(item.attempts),
+            Text(item.reason),
+        )
+    return table
 
 
 def findings_table(findings: tuple[Finding, ...], most: int = 20) -> Table:
     """Findings with their measurements as a table, the first `most` of them."""
     left_out = f" (the first {most} of {len(findings)})" if len(findings) > most else ""
     table = Table(title=f"Findings{left_out}", title_justify="left")
-    for name in ("no.", "finding", "probability", "centre (LPS, mm)", "slices", "measured"):
+    for name in ("no.", "finding", "probability", "centre", "slices", "measured"):
         table.add_column(name)
     for finding in findings[:most]:
         measured = "\n".join(
@@ -176,7 +234,9 @@ def findings_table(findings: tuple[Finding, ...], most: int = 20) -> Table:
             str(finding.number) if finding.present else "–",
             finding.label if finding.present else f"{finding.label}: absent",
             f"{finding.probability:.2f}" if finding.probability is not None else "",
-            ", ".join(f"{value:.1f}" for value in centre) if centre else "",
+            f"{', '.join(f'{value:.1f}' for value in centre)} {_UNITS[finding.space]}"
+            if centre
+            else "",
             f"{slices[0] + 1}–{slices[1] + 1}" if slices else "",
             measured,
         )

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from core.lifecycle import JobState, SeriesState, TransferState
+from core.lifecycle import JobState, RenditionState, SeriesState, TransferState
 from core.modelspec import Code
 
 # Attributes that say whose an image is: they must agree within a study (promise 3).
@@ -180,28 +180,102 @@ class Measurement:
         concept: what was measured.
         unit: UCUM code, for example "mL".
         method: how, or None where the concept says it all.
+        derivation: what was made of many values, e.g. (373098007, SCT, "Mean"); None where the
+            concept says it all.
     """
 
     concept: Code
     value: float
     unit: Code
     method: Code | None = None
+    derivation: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One coded reading of a finding (PS3.16 TID 1501, row 10): a concept and its value."""
+
+    concept: Code
+    value: Code
+
+
+class FindingKind(StrEnum):
+    """What a finding speaks of.
+
+    lesion: a region that was outlined, or the statement that none is there.
+    classification: a whole image or series.
+    """
+
+    LESION = "lesion"
+    CLASSIFICATION = "classification"
+
+
+class Space(StrEnum):
+    """What coordinates count in.
+
+    patient: LPS, mm, in the Frame of Reference.
+    image: (column, row, frame) of the stack: column and row in pixels from the upper left
+        corner of the image, so that the centre of its first pixel is (0.5, 0.5), as SCOORD has
+        it (PS3.3 C.18.6.1.1); frames from 0 in the stack.
+    """
+
+    PATIENT = "patient"
+    IMAGE = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyImage:
+    """The image that shows a finding best.
+
+    Attributes:
+        frame: Referenced Frame Number, from 1; None for a single-frame instance.
+        index: its place in the stack, from 0.
+    """
+
+    sop_instance_uid: str
+    frame: int | None
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The longest diameter on a slice and the one across it, as RECIST 1.1 measures.
+
+    Attributes:
+        index: the slice, from 0 in the stack.
+        long, short: both ends, each (column, row) in pixels of that slice, counted as
+            `Space.IMAGE` counts.
+    """
+
+    index: int
+    long: tuple[tuple[float, float], tuple[float, float]]
+    short: tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One lesion, or the statement that the lesion sought is absent.
+    """One lesion, one class of a whole image, or the statement that what was sought is absent.
 
     Attributes:
-        number: 1 for the first; also the segment number in the SEG. 0 for "absent".
+        number: 1 for the first; 0 for "absent".
         label: what a person reads.
-        present: False only for the one finding that says "sought and absent".
+        present: False where it was sought and is absent.
         tracking_uid: the same in the SEG's segment and the SR's measurement group.
-        centre: centre of mass (x, y, z), LPS, mm.
-        box: bounding box as the voxel centres' least and greatest (x, y, z), LPS, mm:
+        part: index of the stack that it lies in.
+        segment: Segment Number in that part's SEG, from 1; 0 where there is none.
+        channel: the model's output channel that it came from.
+        laterality: side of the body, (7771000, SCT, "Left") or (24028007, SCT, "Right"); None
+            where nothing in the data says it.
+        space: what `centre` and `box` count in.
+        centre: centre of mass (x, y, z).
+        box: bounding box as the voxel centres' least and greatest (x, y, z):
             (x0, y0, z0, x1, y1, z1).
-        slices: first and last slice that it touches, from 0, in the sorted volume.
-        probability: mean of the model's probability over the lesion's voxels, 0 to 1.
+        slices: first and last slice that it touches, from 0, in the sorted stack.
+        key_image: the slice with its longest diameter, or the frame that was classified.
+        axes: the diameters measured there.
+        probability: mean of the model's probability over the lesion's voxels, or the class's
+            probability; 0 to 1.
+        evaluations: coded readings other than present or absent.
     """
 
     number: int
@@ -209,21 +283,38 @@ class Finding:
     category: Code
     type: Code
     tracking_uid: str
+    kind: FindingKind = FindingKind.LESION
     present: bool = True
+    part: int = 0
+    segment: int = 0
+    channel: int = 0
     site: Code | None = None
+    laterality: Code | None = None
     color: tuple[int, int, int] = (255, 64, 64)
+    space: Space = Space.PATIENT
     centre: tuple[float, float, float] | None = None
     box: tuple[float, float, float, float, float, float] | None = None
     slices: tuple[int, int] | None = None
+    key_image: KeyImage | None = None
+    axes: Axes | None = None
     probability: float | None = None
     measurements: tuple[Measurement, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 class ResultKind(StrEnum):
-    """What a result is."""
+    """What a result is.
+
+    SEG: segmentation. SR: structured report. SC: the picture as Secondary Capture. KO: a Key
+    Object that points to the images with findings. REJECTION: a Key Object that rejects the
+    objects of an earlier analysis (IHE IOCM). PICTURE: the picture as PNG, for pages; never sent.
+    """
 
     SEG = "SEG"
     SR = "SR"
+    SC = "SC"
+    KO = "KO"
+    REJECTION = "REJECTION"
     PICTURE = "PICTURE"
 
 
@@ -231,7 +322,11 @@ class ResultKind(StrEnum):
 class Result:
     """One object that a job made; its bytes lie in the store under `store_key`.
 
-    `sop_instance_uid` and `sop_class_uid` are empty for a picture, which is no DICOM object.
+    Attributes:
+        part: counts results of one kind, from 0.
+        alternative_to: the result that this one stands in for, at destinations that refuse it.
+        sop_class_uid, sop_instance_uid, series_instance_uid: empty for a PICTURE, which is no
+            DICOM object.
     """
 
     kind: ResultKind
@@ -241,12 +336,56 @@ class Result:
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
+    part: int = 0
+    alternative_to: int | None = None
     id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
+class Rendition:
+    """A result that is to be made in another SOP class, for destinations that refuse its own.
+
+    Attributes:
+        result: what it is made from.
+        sop_class_uid: what it is made in.
+    """
+
+    id: int
+    result: Result
+    job_id: str
+    study_instance_uid: str
+    sop_class_uid: str
+    queue: str
+    state: RenditionState
+    attempts: int
+    created_at: datetime
+    next_try_at: datetime | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedClass:
+    """A SOP class that a destination does not take.
+
+    Attributes:
+        at: when it last said so.
+        how: what it said: the negotiation's answer or a status.
+    """
+
+    destination: str
+    sop_class_uid: str
+    at: datetime
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
-    """The delivery of one result to one destination."""
+    """The delivery of one result to one destination.
+
+    Attributes:
+        class_refused: it was refused because the destination takes no object of its SOP class.
+        rendition_id: what is made for the destination instead, if anything.
+    """
 
     id: int
     result: Result
@@ -260,6 +399,8 @@ class Transfer:
     status: int | None
     message: str
     sent_at: datetime | None = None
+    class_refused: bool = False
+    rendition_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

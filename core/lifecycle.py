@@ -49,6 +49,23 @@ class JobState(StrEnum):
     SUPERSEDED = "superseded"
 
 
+class RenditionState(StrEnum):
+    """Where the making of an alternative object stands.
+
+    waiting: to be published when its time comes.
+    queued: a message with its id is at the broker.
+    running: a worker holds its lease.
+    done: the objects are in the ledger and the store.
+    failed: they cannot be made; the reason says why.
+    """
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
 class TransferState(StrEnum):
     """Where an object's delivery to one destination stands.
 
@@ -70,7 +87,7 @@ class TransferState(StrEnum):
     PAUSED = "paused"
 
 
-S, J, T = SeriesState, JobState, TransferState
+S, J, T, R = SeriesState, JobState, TransferState, RenditionState
 
 SERIES_MOVES: dict[SeriesState, frozenset[SeriesState]] = {
     S.RECEIVING: frozenset({S.WHOLE, S.OWN}),
@@ -113,5 +130,15 @@ TRANSFER_MOVES: dict[TransferState, frozenset[TransferState]] = {
     T.PAUSED: frozenset({T.DUE, T.FAILED}),
 }
 
+RENDITION_MOVES: dict[RenditionState, frozenset[RenditionState]] = {
+    R.WAITING: frozenset({R.QUEUED}),
+    R.QUEUED: frozenset({R.WAITING, R.RUNNING}),
+    # a passing trouble, or a lease that ran out, lets it wait again
+    R.RUNNING: frozenset({R.DONE, R.FAILED, R.WAITING}),
+    R.DONE: frozenset(),
+    R.FAILED: frozenset({R.WAITING}),  # an administrator sends the job's objects again
+}
+
 JOB_OPEN = frozenset({J.WAITING, J.QUEUED, J.RUNNING, J.HELD})
 TRANSFER_OPEN = frozenset({T.DUE, T.SENDING, T.PAUSED})
+RENDITION_OPEN = frozenset({R.WAITING, R.QUEUED, R.RUNNING})

@@ -37,6 +37,10 @@ class InputSpec(_Frozen):
     Attributes:
         modality: accepted values of Modality (0008,0060).
         kind: "volume" (slices stacked in patient space) or "image" (each image for itself).
+        incomplete: what to do with a volume that lacks slices between its first and its last:
+            "refuse" it, or "analyse" the slices that are there and say how many are missing.
+        of_several: a series may hold several volumes (echoes, time points, b-values): "refuse"
+            it, or take the "first" or the "last" of them by the attribute that tells them apart.
         orientation: the plane that the network sees; a volume in another plane is permuted to
             it when its spacing allows.
         min_slices: fewest slices of a volume.
@@ -45,6 +49,8 @@ class InputSpec(_Frozen):
 
     modality: tuple[str, ...]
     kind: Literal["volume", "image"] = "volume"
+    incomplete: Literal["refuse", "analyse"] = "refuse"
+    of_several: Literal["refuse", "first", "last"] = "refuse"
     orientation: Literal["axial"] | None = None
     min_slices: Annotated[int, Field(ge=1)] = 1
     max_in_plane_spacing_mm: Annotated[float, Field(gt=0)] | None = None
@@ -82,6 +88,9 @@ class LabelSpec(_Frozen):
         type: Segmented Property Type; claims no more than the training label says.
         site: anatomic region, when every input of the model shows it.
         color: recommended display colour, sRGB 0 to 255.
+        sided: whether left or right of the body's midline says something about it.
+        sought: for a classifier: whether this class is what the model looks for. Classes that
+            are not (e.g. "normal") are reported only by their probability.
     """
 
     channel: Annotated[int, Field(ge=0)]
@@ -90,21 +99,41 @@ class LabelSpec(_Frozen):
     type: Code
     site: Code | None = None
     color: tuple[int, int, int] = (255, 64, 64)
+    sided: bool = False
+    sought: bool = True
 
 
 class OutputSpec(_Frozen):
-    """How logits become an answer."""
+    """How logits become an answer.
 
-    kind: Literal["segmentation"] = "segmentation"
-    activation: Literal["sigmoid"] = "sigmoid"
+    Attributes:
+        kind: "segmentation" (logits for every pixel) or "classification" (logits for every
+            image).
+        activation: "softmax" where the channels exclude each other.
+        threshold: from which probability on a pixel belongs to a lesion, or a class counts as
+            present.
+        combine: how the images of one series make one answer of a classifier.
+    """
+
+    kind: Literal["segmentation", "classification"] = "segmentation"
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    combine: Literal["mean", "max"] = "mean"
     labels: tuple[LabelSpec, ...]
 
 
 class PostprocessingSpec(_Frozen):
-    """Default least size of a lesion; the settings may ask for another. In mL."""
+    """Default least size of a lesion; the settings may ask for another.
+
+    Attributes:
+        min_volume_ml: in a volume.
+        min_area_mm2: in an image whose pixel size is known.
+        min_pixels: in any image.
+    """
 
     min_volume_ml: Annotated[float, Field(ge=0)] = 0.0
+    min_area_mm2: Annotated[float, Field(ge=0)] = 0.0
+    min_pixels: Annotated[int, Field(ge=0)] = 0
 
 
 class TrainingSpec(_Frozen):

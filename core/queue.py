@@ -1,6 +1,6 @@
-"""The queue: a Celery application, the names of its tasks, and publishing a job's id.
+"""The queue: a Celery application, the names of its tasks, and publishing ids.
 
-A message is only a wake-up: everything about a job is in the ledger.
+A message is only a wake-up: everything about a job or a rendition is in the ledger.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from core.errors import QueueError
 from core.settings import Settings
 
 TASK_ANALYSE = "sentinode.analyse"
+TASK_RENDER = "sentinode.render"
 
 # Longer than any task: the lease in the ledger decides when a job is run again, not the broker.
 _VISIBILITY_TIMEOUT = 6 * 3600
@@ -89,8 +90,21 @@ def publish(app: Celery, job_id: str, queue: str) -> None:
     Raises:
         QueueError: the broker is away.
     """
+    _send(app, TASK_ANALYSE, job_id, queue)
+
+
+def publish_rendition(app: Celery, rendition_id: int, queue: str) -> None:
+    """Wake a worker up for an object that stands in for a refused one.
+
+    Raises:
+        QueueError: the broker is away.
+    """
+    _send(app, TASK_RENDER, rendition_id, queue)
+
+
+def _send(app: Celery, task: str, argument: str | int, queue: str) -> None:
     try:
-        app.send_task(TASK_ANALYSE, args=[job_id], queue=queue, retry=False)
+        app.send_task(task, args=[argument], queue=queue, retry=False)
     except (OperationalError, RedisError, OSError) as error:
         raise QueueError(f"the broker is away: {error}") from error
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -255,23 +256,32 @@ class JobEventRow(Base):
 
 
 class FindingRow(Base):
-    """One lesion, or the statement that none is there."""
+    """One lesion, one class of a whole image, or the statement that what was sought is absent."""
 
     __tablename__ = "finding"
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
     number: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16), default="lesion")
     label: Mapped[str] = mapped_column(String(64))
     present: Mapped[bool]
+    part: Mapped[int] = mapped_column(default=0)
+    segment: Mapped[int] = mapped_column(default=0)
+    channel: Mapped[int] = mapped_column(default=0)
     tracking_uid: Mapped[str] = mapped_column(_Uid)
     category: Mapped[dict[str, Any]]
     type: Mapped[dict[str, Any]]
     site: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    laterality: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     color: Mapped[list[Any]]
+    space: Mapped[str] = mapped_column(String(16), default="patient")
     centre: Mapped[list[Any] | None] = mapped_column(JSON)
     box: Mapped[list[Any] | None] = mapped_column(JSON)
     slices: Mapped[list[Any] | None] = mapped_column(JSON)
+    key_image: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    axes: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     probability: Mapped[float | None]
+    evaluations: Mapped[list[Any]] = mapped_column(JSON, default=list)
 
 
 class MeasurementRow(Base):
@@ -288,15 +298,22 @@ class MeasurementRow(Base):
     unit_scheme: Mapped[str] = mapped_column(String(16))
     unit_meaning: Mapped[str] = mapped_column(String(64))
     method: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    derivation: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
 
 class ResultRow(Base):
-    """One object that a job made. The bytes under `store_key` are never written again."""
+    """One object that a job made. The bytes under `store_key` are never written again.
+
+    Unique by kind and part for what a job made first; by SOP class and part for what stands in
+    for another result.
+    """
 
     __tablename__ = "result"
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
+    part: Mapped[int] = mapped_column(default=0)
+    alternative_to: Mapped[int | None] = mapped_column(ForeignKey("result.id"))
     sop_class_uid: Mapped[str] = mapped_column(_Uid)
     sop_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
     series_instance_uid: Mapped[str] = mapped_column(_Uid)
@@ -304,11 +321,54 @@ class ResultRow(Base):
     digest: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(_Id)
     created_at: Mapped[datetime]
-    __table_args__ = (UniqueConstraint("job_id", "kind"),)
+    __table_args__ = (
+        Index(
+            "uq_result_first",
+            "job_id",
+            "kind",
+            "part",
+            unique=True,
+            sqlite_where=text("alternative_to IS NULL"),
+            postgresql_where=text("alternative_to IS NULL"),
+        ),
+        # also finds the alternatives of a result
+        Index("uq_result_alternative", "alternative_to", "sop_class_uid", "part", unique=True),
+    )
+
+
+class RenditionRow(Base):
+    """Another SOP class that a result is to be made in, because a destination refused its own.
+
+    Made once for each result and class; the transfers that wait for it point here.
+    """
+
+    __tablename__ = "rendition"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    sop_class_uid: Mapped[str] = mapped_column(_Uid)
+    queue: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    published: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    next_try_at: Mapped[datetime | None]
+    republish_at: Mapped[datetime | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (
+        UniqueConstraint("result_id", "sop_class_uid"),
+        Index("ix_rendition_state_next_try_at", "state", "next_try_at"),
+    )
 
 
 class TransferRow(Base):
-    """The delivery of one result to one destination."""
+    """The delivery of one result to one destination.
+
+    `class_refused` says that it was refused because the destination takes no object of its SOP
+    class; `rendition_id` what is made for the destination instead.
+    """
 
     __tablename__ = "transfer"
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
@@ -328,6 +388,8 @@ class TransferRow(Base):
     status: Mapped[int | None]
     message: Mapped[str] = mapped_column(Text, default="")
     sent_at: Mapped[datetime | None]
+    class_refused: Mapped[bool] = mapped_column(Boolean, default=False)
+    rendition_id: Mapped[int | None] = mapped_column(ForeignKey("rendition.id"), index=True)
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
         Index("ix_transfer_state_destination", "state", "destination", "next_try_at"),
@@ -354,3 +416,13 @@ class DestinationRow(Base):
     next_try_at: Mapped[datetime | None]
     last_error: Mapped[str] = mapped_column(Text, default="")
     last_success_at: Mapped[datetime | None]
+
+
+class RefusedClassRow(Base):
+    """A SOP class that a destination does not take, as it said when it was sent one."""
+
+    __tablename__ = "refused_sop_class"
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
+    at: Mapped[datetime]
+    how: Mapped[str] = mapped_column(Text)

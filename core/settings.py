@@ -142,6 +142,10 @@ class WorkerSettings(_Section):
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="Slices per batch")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads of torch; 0: its default")
+    max_voxels: Annotated[int, Field(ge=1)] = Field(
+        2_000_000_000,
+        description="Most pixels of a series (rows × columns × frames); more is refused unread",
+    )
 
 
 class ModelSettings(_Section):
@@ -166,6 +170,16 @@ class ResultSettings(_Section):
         "", max_length=64, description="Serial number of this device; default: node.ae_title"
     )
     institution: str = Field("", max_length=64, description="Institution of the equipment")
+    segmentation: Literal["binary", "labelmap", "fractional"] = Field(
+        "binary", description="Kind of the SEG; labelmap is another SOP class that few PACS take"
+    )
+    picture: Literal["always", "findings", "never"] = Field(
+        "always", description="When a Secondary Capture with the outlines is sent"
+    )
+    key_object: bool = Field(False, description="Send a Key Object that names the key images")
+    iocm: bool = Field(
+        False, description="Reject the objects of an earlier analysis by a Key Object (IHE IOCM)"
+    )
 
 
 class DeliverySettings(_Section):
@@ -177,6 +191,12 @@ class DeliverySettings(_Section):
         5, description="Tries at an object that the destination answers with an error"
     )
     timeout: Seconds = Field(60, description="Wait for the destination's answer, seconds")
+    fallback: bool = Field(
+        True, description="Make what a destination does accept of an object that it refuses"
+    )
+    relearn_hours: Annotated[float, Field(gt=0)] = Field(
+        24, description="A SOP class that a destination refused is offered again after so long"
+    )
 
 
 class LogSettings(_Section):

@@ -32,6 +32,11 @@ def result_key(job_id: str, owner: str, name: str) -> str:
     return f"results/{job_id}/{owner.rpartition(':')[2]}/{name}"
 
 
+def alternative_key(job_id: str, owner: str, result_id: int, sop_class_uid: str, part: int) -> str:
+    """Key of an object that stands in for a result, of this attempt only."""
+    return result_key(job_id, owner, f"{result_id}-as-{sop_class_uid}-{part + 1}.dcm")
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the folder's entries durable (a file's own fsync does not do that)."""
     handle = os.open(folder, os.O_RDONLY)

@@ -154,10 +154,36 @@ def pad(
     plan.padding = (left, width - columns - left, top, height - rows - top)
 
 
+def resize(
+    plan: Preparation, volume: Volume, spacing_mm: Spacing | None, rows: int, columns: int
+) -> None:
+    """Bring slices to exactly `rows` × `columns`, for a network that takes one size only.
+
+    The proportions are kept, and what is left over is padded evenly; nothing is cropped. It
+    comes after `resample_in_plane`, if that is wanted, and takes the place of `pad`.
+    """
+    if min(rows, columns) < 1:
+        raise ValueError(f"{rows} × {columns} pixels")
+    height, width = plan.resampled
+    scale = min(rows / height, columns / width)
+    plan.resampled = (
+        min(rows, max(1, round(height * scale))),
+        min(columns, max(1, round(width * scale))),
+    )
+    top, left = (rows - plan.resampled[0]) // 2, (columns - plan.resampled[1]) // 2
+    plan.padding = (
+        left,
+        columns - plan.resampled[1] - left,
+        top,
+        rows - plan.resampled[0] - top,
+    )
+
+
 _MOST_SAMPLES = 4_000_000
 
 STEPS: dict[str, Callable[..., None]] = {
     "standardise_foreground": standardise_foreground,
     "resample_in_plane": resample_in_plane,
     "pad": pad,
+    "resize": resize,
 }

@@ -13,11 +13,14 @@ from torch import nn
 
 from core.errors import ModelError, ModelSpecError
 from core.modelspec import ModelSpec, find_specs
+from models.activation import classify_with_maps, scaled
 from models.architectures import build, on_device
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
 from models.weights import load_weights
 
 Probabilities = npt.NDArray[np.float16]
+Scores = npt.NDArray[np.float32]
+Activations = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class LoadedModel:
         batch_size: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> Probabilities:
-        """Ask the model about a volume.
+        """Ask a segmentation model about a volume.
 
         Args:
             volume: (slices, rows, columns), any real dtype. Axial models want slices from foot
@@ -53,16 +56,82 @@ class LoadedModel:
 
         Raises:
             ModelError: not even one slice fits into memory.
-            ModelSpecError: a label's channel is none of the network's.
+            ModelSpecError: a label's channel is none of the network's, or the network does not
+                answer for every pixel.
         """
         plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
-        channels = max((label.channel + 1 for label in self.spec.output.labels), default=0)
-        answer = np.empty((channels, *volume.shape), dtype=np.float16)
+        answer = np.empty((self._channels, *volume.shape), dtype=np.float16)
+
+        def ask(start: int, stop: int) -> None:
+            answer[:, start:stop] = self._segment(plan, volume[start:stop])
+
+        self._in_batches(volume, batch_size, ask, progress)
+        return answer
+
+    def classify(
+        self,
+        volume: Volume,
+        spacing_mm: Spacing | None,
+        *,
+        batch_size: int = 8,
+        activations: bool = False,
+    ) -> tuple[Scores, Activations | None]:
+        """Ask a classifier about each image of a series.
+
+        Args:
+            volume: (frames, rows, columns), any real dtype, as for `predict`.
+            spacing_mm: (frame, row, column) in mm, or None where it is unknown.
+            batch_size: frames at once. Halved by itself when the device's memory does not do.
+            activations: also say where in each frame the model looked (`models.activation`).
+
+        Returns:
+            Probabilities float32 (classes, frames), classes up to the last one that has a label;
+            and class activation maps float16 (frames, rows, columns) in the grid of `volume`,
+            of the sought class that is highest in that frame, each frame's highest value 1 (or
+            all 0 where nothing speaks for the class). None where they were not asked for, or
+            where the network has no places to speak of.
+
+        Raises:
+            ModelError: not even one frame fits into memory.
+            ModelSpecError: a label's channel is none of the network's, or the network does not
+                give one answer for the whole image.
+        """
+        plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
+        scores = np.empty((self._channels, len(volume)), dtype=np.float32)
+        maps = np.zeros(volume.shape, dtype=np.float16) if activations else None
+        without = False
+
+        def ask(start: int, stop: int) -> None:
+            nonlocal without
+            scores[:, start:stop], found = self._classify(
+                plan, volume[start:stop], activations=activations
+            )
+            if maps is None or found is None:
+                without = True
+            else:
+                maps[start:stop] = found
+
+        self._in_batches(volume, batch_size, ask)
+        return scores, None if without else maps
+
+    @property
+    def _channels(self) -> int:
+        """The network's channels up to the last one that has a label."""
+        return max((label.channel + 1 for label in self.spec.output.labels), default=0)
+
+    def _in_batches(
+        self,
+        volume: Volume,
+        batch_size: int,
+        ask: Callable[[int, int], None],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Call `ask` with the start and stop of each batch, smaller ones where memory is short."""
         start, size = 0, batch_size
         while start < len(volume):
             stop = min(start + size, len(volume))
             try:
-                answer[:, start:stop] = self._batch(plan, volume[start:stop], channels)
+                ask(start, stop)
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise ModelError(
@@ -76,21 +145,60 @@ class LoadedModel:
             start = stop
             if progress is not None:
                 progress(stop, len(volume))
-        return answer
 
     @torch.inference_mode()
-    def _batch(self, plan: Preparation, slices: Volume, channels: int) -> Probabilities:
+    def _segment(self, plan: Preparation, slices: Volume) -> Probabilities:
+        """(channels, slices, rows, columns)."""
         images = plan.prepare(slices).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits = self.network(images)
-        if logits.shape[1] < channels:
+        self._check(logits, 4, "one answer for every pixel")
+        if self.spec.output.activation == "softmax":  # over all channels, labelled or not
+            probabilities = plan.restore(logits.float()).softmax(dim=1)[:, : self._channels]
+        else:
+            probabilities = plan.restore(logits[:, : self._channels].float()).sigmoid()
+        return probabilities.half().movedim(1, 0).cpu().numpy()
+
+    @torch.no_grad()
+    def _classify(
+        self, plan: Preparation, slices: Volume, *, activations: bool
+    ) -> tuple[Scores, Activations | None]:
+        """(classes, frames) and (frames, rows, columns)."""
+        images = plan.prepare(slices).to(self.device, memory_format=torch.channels_last)
+        maps = None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            if activations:
+                logits, maps = classify_with_maps(self.network, images, self._sought)
+            else:
+                logits = self.network(images)
+        self._check(logits, 2, "one answer for each image")
+        softmax = self.spec.output.activation == "softmax"
+        values = logits.float().softmax(dim=1) if softmax else logits.float().sigmoid()
+        scores = values[:, : self._channels].T.cpu().numpy()
+        if maps is None:
+            return scores, None
+        # padding is no part of the image: its share of the map does not count as the highest
+        return scores, scaled(plan.restore(maps))[:, 0].half().cpu().numpy()
+
+    @property
+    def _sought(self) -> tuple[int, ...]:
+        """Channels of what the model looks for; of all labels where none is said to be."""
+        labels = self.spec.output.labels
+        return tuple(label.channel for label in labels if label.sought) or tuple(
+            label.channel for label in labels
+        )
+
+    def _check(self, logits: torch.Tensor, axes: int, wanted: str) -> None:
+        if logits.ndim != axes:
             raise ModelSpecError(
-                f"{self.spec.name}: output.labels name channel {channels - 1}, but the network has "
-                f"{logits.shape[1]} channel(s), counted from 0"
+                f"output.kind is {self.spec.output.kind!r}, so the network should give {wanted}, "
+                f"but its answer has {logits.ndim} axes"
             )
-        restored = plan.restore(logits[:, :channels].float())
-        probabilities = torch.sigmoid(restored).half()
-        return probabilities.movedim(1, 0).cpu().numpy()
+        if logits.shape[1] < self._channels:
+            raise ModelSpecError(
+                f"{self.spec.name}: output.labels name channel {self._channels - 1}, but the "
+                f"network has {logits.shape[1]} channel(s), counted from 0"
+            )
 
 
 def load(
@@ -111,7 +219,7 @@ def load(
     place = _device(device)
     network = build(model.network)
     load_weights(network, model)
-    network = on_device(network, place).eval()
+    network = on_device(network, place).eval().requires_grad_(False)
     return LoadedModel(model, network, place, _bfloat16_helps(place))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from core.errors import LedgerError
 from core.ledger import Ledger
 from core.modelspec import find_specs
-from core.queue import make_app, publish
+from core.queue import make_app, publish, publish_rendition
 from core.settings import Settings
 from core.store import Store
 from node.dispatch import Dispatcher
 from node.intake import Intake
 from node.loop import run, stop_on_signals, until_done
+from node.renditions import RenditionDispatcher
 from node.scp import Door
 from node.sender import Sender
 
@@ -52,6 +53,14 @@ def make_dispatcher(settings: Settings, ledger: Ledger) -> Dispatcher:
     return Dispatcher(settings, ledger, specs, lambda job, queue: publish(app, job, queue))
 
 
+def make_rendition_dispatcher(settings: Settings, ledger: Ledger) -> RenditionDispatcher:
+    """Dispatch of what destinations get in place of refused objects, to the same broker."""
+    app = make_app(settings)
+    return RenditionDispatcher(
+        settings, ledger, lambda rendition, queue: publish_rendition(app, rendition, queue)
+    )
+
+
 def make_sender(settings: Settings, ledger: Ledger) -> Sender:
     """The sender to the peers of the settings."""
     return Sender(settings, ledger, Store(settings.store_url))
@@ -79,7 +88,9 @@ def run_dispatch(settings: Settings) -> None:
     stop = stop_on_signals()
     ledger = until_done(lambda: ready_ledger(settings), stop)
     if ledger is not None:
-        run(make_dispatcher(settings, ledger).step, stop)
+        jobs = make_dispatcher(settings, ledger)
+        renditions = make_rendition_dispatcher(settings, ledger)
+        run(lambda: jobs.step() + renditions.step(), stop)
 
 
 def run_send(settings: Settings) -> None:

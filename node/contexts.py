@@ -11,7 +11,11 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    BasicTextSRStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
     DeflatedExplicitVRLittleEndian,
+    EnhancedSRStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -24,10 +28,16 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     RLELossless,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import AllStoragePresentationContexts, VerificationPresentationContexts
 from pynetdicom.presentation import PresentationContext, build_context
+
+from core.alternatives import LABEL_MAP_SEGMENTATION
 
 # Uncompressed first: a sender that offers both should send what everybody can read.
 TRANSFER_SYNTAXES: tuple[UID, ...] = (
@@ -53,6 +63,21 @@ UNCOMPRESSED: tuple[UID, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 VERIFICATION = UID(str(VerificationPresentationContexts[0].abstract_syntax))
 STORAGE_CLASSES: tuple[UID, ...] = tuple(
     UID(str(context.abstract_syntax)) for context in AllStoragePresentationContexts
+)
+
+
+# The classes of the objects that we make, and of what is made of them for a destination that
+# refuses one (`core.alternatives`).
+RESULT_CLASSES: tuple[UID, ...] = (
+    SegmentationStorage,
+    UID(LABEL_MAP_SEGMENTATION),
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    BasicTextSRStorage,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
 )
 
 

@@ -20,8 +20,17 @@ from pynetdicom.presentation import PresentationContext, build_context
 from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from core.errors import PeerError
 from core.identifiers import DicomAddress
+from core.sopclasses import name_of
 from node.contexts import UNCOMPRESSED, VERIFICATION, proposed
 from node.sockets import no_delay
+
+# PS3.8 Table 9-18, Result/Reason of a presentation context
+_ANSWERS = {
+    1: "user rejection",
+    2: "no reason given",
+    3: "abstract syntax not supported",
+    4: "transfer syntaxes not supported",
+}
 
 
 class ObjectUnreadableError(PeerError):
@@ -31,9 +40,17 @@ class ObjectUnreadableError(PeerError):
 
 
 class NoContextError(PeerError):
-    """The peer accepted no presentation context for this object."""
+    """The peer took the association, and no presentation context for an object's SOP class.
+
+    Attributes:
+        answers: what it said to the contexts of each SOP class.
+    """
 
     retry = False
+
+    def __init__(self, message: str, answers: dict[str, str]) -> None:
+        super().__init__(message)
+        self.answers = answers
 
 
 @contextmanager
@@ -62,8 +79,10 @@ def associate(
     )
     if association.rejected_contexts and not association.accepted_contexts:
         # pynetdicom aborts such an association by itself
-        names = {PydicomUID(str(item.abstract_syntax)).name for item in contexts}
-        raise NoContextError(f"{peer} accepts none of: {', '.join(sorted(names))}")
+        names = {name_of(str(item.abstract_syntax)) for item in contexts}
+        raise NoContextError(
+            f"{peer} accepts none of: {', '.join(sorted(names))}", _answers(association)
+        )
     if not association.is_established:
         raise PeerError(f"{peer}: {_why(association)}")
     try:
@@ -106,8 +125,12 @@ def store(association: Association, dataset: Dataset) -> tuple[int, str]:
     ]
     taken = {str(context.transfer_syntax[0]) for context in mine}
     if syntax not in taken and not (syntax in UNCOMPRESSED and taken & set(UNCOMPRESSED)):
-        name = PydicomUID(str(dataset.SOPClassUID)).name
-        raise NoContextError(f"the destination does not accept {name}")
+        sop_class = str(dataset.SOPClassUID)
+        answers = _answers(association)
+        said = answers.get(sop_class, "not in the object's transfer syntax")
+        raise NoContextError(
+            f"the destination does not accept {name_of(sop_class)} ({said})", answers
+        )
     try:
         answer = association.send_c_store(dataset)
     except (RuntimeError, ValueError) as error:
@@ -134,6 +157,15 @@ def contexts_for(datasets: list[Dataset]) -> list[PresentationContext]:
     return proposed(
         {(str(item.SOPClassUID), str(item.file_meta.TransferSyntaxUID)) for item in datasets}
     )
+
+
+def _answers(association: Association) -> dict[str, str]:
+    """What the peer said to rejected contexts, by SOP class (PS3.8 Table 9-18)."""
+    answers: dict[str, list[str]] = {}
+    for context in association.rejected_contexts:
+        said = _ANSWERS.get(context.result or 0, "rejected")
+        answers.setdefault(str(context.abstract_syntax), []).append(said)
+    return {uid: ", ".join(sorted(set(said))) for uid, said in answers.items()}
 
 
 def _why(association: Association) -> str:

@@ -2,7 +2,8 @@
 
 One association carries all that is due for a destination. Every attempt and status is kept.
 A destination that is away waits with exponential backoff and jitter, and gets everything when
-it is back.
+it is back. One that takes no object of a SOP class gets another object in its place, if one can
+be made; that is remembered, so that the next object is not offered in vain.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from core.identifiers import DicomAddress
 from core.ledger import Ledger
 from core.lifecycle import TransferState
 from core.settings import Settings
+from core.sopclasses import name_of
 from core.store import Store
 from node.scu import NoContextError, ObjectUnreadableError, associate, contexts_for, read_object
 from node.scu import store as c_store
@@ -44,12 +46,14 @@ class Verdict:
         trouble: the destination is in trouble, perhaps over this very object: stop here, and
             let others go first the next time.
         refusal: the destination answered with an error; after some of them it is final.
+        sop_class: the destination takes no object of this SOP class.
     """
 
     state: TransferState
     message: str
     trouble: bool = False
     refusal: bool = False
+    sop_class: bool = False
 
 
 def judge(status: int, comment: str) -> Verdict:
@@ -64,7 +68,9 @@ def judge(status: int, comment: str) -> Verdict:
     if 0xA700 <= status <= 0xA7FF:
         return Verdict(TransferState.DUE, f"out of resources: {text}", trouble=True)
     if status in {0x0122, 0x0124}:
-        return Verdict(TransferState.REFUSED, f"SOP class or sender not allowed: {text}")
+        sop_class = status == 0x0122
+        what = "SOP class not supported" if sop_class else "sender not allowed"
+        return Verdict(TransferState.REFUSED, f"{what}: {text}", sop_class=sop_class)
     return Verdict(TransferState.DUE, f"refused: {text}", refusal=True)
 
 
@@ -118,9 +124,7 @@ class Sender:
         self._pool.shutdown(wait=True)
 
     def _serve(self, name: str) -> int:
-        now = self._now()
-        with self._ledger.write() as work:
-            transfers = work.transfers.claim(name, self._owner, now + _LEASE, now, _BATCH)
+        transfers = self._claim(name)
         if not transfers:
             return 0
         peer = self._settings.peer(name)
@@ -142,9 +146,8 @@ class Sender:
                     trouble = verdict.message
                     break
         except NoContextError as error:
-            refused = Verdict(TransferState.REFUSED, str(error))
             for transfer in left.values():
-                self._record(transfer, refused, None)
+                self._refuse(transfer, error)
             left.clear()
         except PeerError as error:
             trouble = str(error)
@@ -153,6 +156,24 @@ class Sender:
                 self._record(first, Verdict(TransferState.DUE, trouble), None)
         self._after(name, list(left.values()), trouble, delivered)
         return delivered
+
+    def _claim(self, name: str) -> list[Transfer]:
+        """Take what is due; what the destination is known to refuse goes straight on."""
+        now = self._now()
+        with self._ledger.write() as work:
+            transfers = work.transfers.claim(name, self._owner, now + _LEASE, now, _BATCH)
+            known = {}
+            if transfers and self._settings.delivery.fallback:
+                known = work.renditions.known_to_be_refused(name, transfers, self._since())
+        offered = []
+        for transfer in transfers:
+            refused = known.get(transfer.id)
+            if refused is None:
+                offered.append(transfer)
+            else:
+                how = f"not offered; refused at {refused.at:%Y-%m-%d %H:%M} UTC: {refused.how}"
+                self._note_refusal(transfer, how, None, tried=False)
+        return offered
 
     def _load(self, transfers: list[Transfer]) -> list[tuple[Transfer, Dataset]]:
         """Read the objects; one that cannot be read fails alone."""
@@ -189,14 +210,56 @@ class Sender:
                 try:
                     status, comment = c_store(association, dataset)
                 except NoContextError as error:
-                    yield transfer, None, Verdict(TransferState.REFUSED, str(error))
+                    refused = Verdict(TransferState.REFUSED, str(error), sop_class=True)
+                    yield transfer, None, refused
                 except PeerError as error:
                     yield transfer, None, Verdict(TransferState.DUE, str(error), trouble=True)
                     return
                 else:
                     yield transfer, status, judge(status, comment)
 
+    def _refuse(self, transfer: Transfer, error: NoContextError) -> None:
+        """No context was accepted at all: what was said to the one of this object."""
+        sop_class = transfer.result.sop_class_uid
+        said = error.answers.get(sop_class, "no context accepted")
+        how = f"the destination does not accept {name_of(sop_class)} ({said})"
+        self._note_refusal(transfer, how, None)
+
+    def _note_refusal(
+        self, transfer: Transfer, how: str, status: int | None, *, tried: bool = True
+    ) -> None:
+        """Remember that the destination takes no such object, and want another one for it."""
+        with self._ledger.write() as work:
+            instead = work.renditions.refuse(
+                transfer,
+                self._owner,
+                self._now(),
+                how=how,
+                since=self._since(),
+                status=status,
+                fallback=self._settings.delivery.fallback,
+                tried=tried,
+            )
+        about = {
+            "job": transfer.job_id,
+            "kind": str(transfer.result.kind),
+            "sop_instance_uid": transfer.result.sop_instance_uid,
+            "destination": transfer.destination,
+        }
+        log.warning("object_refused", **about, reason=how)
+        if instead is not None and instead.target is not None:
+            log.info("fallback_wanted", **about, sop_class=name_of(instead.target))
+        elif instead is not None:
+            log.warning("no_fallback", **about, reason=instead.message)
+
+    def _since(self) -> datetime:
+        """What was refused before this time is offered again."""
+        return self._now() - timedelta(hours=self._settings.delivery.relearn_hours)
+
     def _record(self, transfer: Transfer, verdict: Verdict, status: int | None) -> None:
+        if verdict.sop_class:
+            self._note_refusal(transfer, verdict.message, status)
+            return
         delivery = self._settings.delivery
         now = self._now()
         with self._ledger.write() as work:
@@ -221,6 +284,8 @@ class Sender:
                 next_try_at=next_try_at,
                 refusal=verdict.refusal,
             )
+            if state == TransferState.SENT:
+                work.refusals.forget(transfer.destination, [transfer.result.sop_class_uid])
         level = log.info if state == TransferState.SENT else log.warning
         level(
             "object_sent" if state == TransferState.SENT else "object_not_sent",

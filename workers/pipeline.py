@@ -1,6 +1,4 @@
-"""One job: from its id to findings, SEG, SR and a picture.
-
-    series → volume (LPS) → the model's own preprocessing → logits → lesions → objects → ledger
+"""One job: claimed, analysed, its objects made and checked, committed.
 
 The objects' bytes go to the store under this attempt's own keys; then one transaction, under
 the lease, writes findings, results and transfers. A worker that lost its lease writes nothing.
@@ -11,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import structlog
-from pydicom.dataset import Dataset
 
 from core import clock, equipment
-from core.domain import Finding, Instance, Job, Result, ResultKind
+from core.domain import Finding, Instance, Job, Result
 from core.errors import (
     LeaseLostError,
     LedgerError,
     NotApplicableError,
+    ResultError,
     SentinodeError,
 )
 from core.ledger import Ledger, Work
@@ -33,16 +30,13 @@ from core.lifecycle import JobState
 from core.modelspec import ModelSpec
 from core.settings import Settings
 from core.store import Store, result_key
-from workers.findings import Findings, find_lesions
+from workers.analyse import Clock, analyse
+from workers.analysis import Analysis
 from workers.inference import Models
 from workers.lease import Lease
-from workers.results.encode import to_bytes
-from workers.results.picture import build_picture
+from workers.results.gate import check_objects
+from workers.results.make import Made, make_objects
 from workers.results.provenance import Provenance
-from workers.results.seg import build_seg
-from workers.results.sr import build_sr
-from workers.results.verify import verify_results
-from workers.volume import SeriesVolume, build_volume, read_series, to_axial
 
 log = structlog.get_logger()
 
@@ -52,11 +46,16 @@ _LEDGER_PATIENCE_SECONDS = 600.0
 
 @dataclass(slots=True)
 class _Outcome:
-    """What an analysis came to, before it is committed."""
+    """What an analysis came to, before it is committed.
+
+    Attributes:
+        fault: why the objects may not leave; they are kept all the same.
+    """
 
     findings: tuple[Finding, ...]
     results: list[Result] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    fault: ResultError | None = None
 
 
 class Pipeline:
@@ -94,7 +93,10 @@ class Pipeline:
         """Analyse, and put every way in which it can end into the ledger."""
         try:
             outcome = self._analyse(job, instances, owner, lease)
-            self._finish(job, owner, JobState.DONE, outcome=outcome)
+            if outcome.fault is not None:
+                log.warning("objects_kept_back", reason=str(outcome.fault))
+            state = JobState.DONE if outcome.fault is None else JobState.FAILED
+            return self._finish(job, owner, state, outcome=outcome, error=outcome.fault)
         except LeaseLostError as error:
             log.warning("job_lost", reason=str(error))
             return None
@@ -108,81 +110,40 @@ class Pipeline:
         except Exception as error:
             log.exception("job_trouble")
             return self._try_again(job, owner, error)
-        return JobState.DONE
 
     def _analyse(self, job: Job, instances: list[Instance], owner: str, lease: Lease) -> _Outcome:
-        seconds: dict[str, float] = {}
         spec = self._models.spec(job.model, job.model_version)
         if len(job.series_instance_uids) != 1:
             raise NotApplicableError(f"{spec.name} reads one series at a time")
-        with _timed(seconds, "read"):
-            volume = build_volume(
-                read_series([self._store.get(item.store_key) for item in instances])
-            )
-            self._check_input(spec, volume)
-        lease.check()
-        model = self._models.get(spec)
-        with _timed(seconds, "infer"):
-            axial = to_axial(volume)
-            self._check_spacing(spec, axial.spacing_mm)
-            probabilities = model.predict(
-                axial.array, axial.spacing_mm, batch_size=self._settings.worker.batch_size
-            )
-        lease.check()
-        limits = self._settings.results
-        with _timed(seconds, "measure"):
-            findings = find_lesions(
-                axial.to_source(probabilities),
-                volume,
-                spec,
-                job_id=job.id,
-                min_volume_ml=limits.min_volume_ml,
-                max_findings=limits.max_segments,
-                uid_root=limits.uid_root,
-            )
-        del probabilities, axial
-        lease.check()
-        with _timed(seconds, "objects"):
-            results = self._objects(job, spec, volume, findings, owner)
-        return _Outcome(
-            findings=findings.findings,
-            results=results,
-            summary={
-                "images": len(volume.datasets),
-                "shape": list(volume.array.shape),
-                "spacing_mm": [round(float(value), 4) for value in volume.spacing_mm],
-                "device": str(model.device),
-                "too_small": findings.too_small,
-                "too_small_ml": round(findings.too_small_ml, 4),
-                "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            },
+        with self._ledger.read() as work:
+            revision, earlier = work.jobs.earlier(job.id)
+        timed = Clock()
+        analysis, summary = analyse(
+            [self._store.get(item.store_key) for item in instances],
+            spec,
+            self._models,
+            self._settings,
+            job_id=job.id,
+            check=lease.check,
+            clock=timed,
         )
+        lease.check()
+        provenance = self._provenance(job, spec, revision, earlier)
+        with timed("objects"):
+            made = make_objects(analysis, provenance, self._settings.results)
+        with timed("check"):
+            fault = self._fault(made, analysis, provenance)
+        lease.check()
+        with timed("keep"):
+            results = [self._keep(job, owner, item) for item in made]
+        seconds = {name: round(value, 3) for name, value in timed.seconds.items()}
+        summary |= {"revision": revision, "seconds": seconds}
+        return _Outcome(analysis.findings, results, summary, fault)
 
-    @staticmethod
-    def _check_input(spec: ModelSpec, volume: SeriesVolume) -> None:
-        modality = str(volume.datasets[0].get("Modality", ""))
-        if modality not in spec.input.modality:
-            wanted = ", ".join(spec.input.modality)
-            raise NotApplicableError(f"{spec.name} is for {wanted}, the series is {modality}")
-        if len(volume.datasets) < spec.input.min_slices:
-            raise NotApplicableError(
-                f"{len(volume.datasets)} slices, {spec.name} needs at least {spec.input.min_slices}"
-            )
-
-    @staticmethod
-    def _check_spacing(spec: ModelSpec, spacing_mm: tuple[float, float, float]) -> None:
-        coarsest = spec.input.max_in_plane_spacing_mm
-        if coarsest is not None and max(spacing_mm[1:]) > coarsest:
-            raise NotApplicableError(
-                f"axial pixels of {spacing_mm[1]:.2f} × {spacing_mm[2]:.2f} mm, "
-                f"{spec.name} needs at most {coarsest:g} mm"
-            )
-
-    def _objects(
-        self, job: Job, spec: ModelSpec, volume: SeriesVolume, findings: Findings, owner: str
-    ) -> list[Result]:
-        """Make, check and store SEG (if anything was found), SR and picture."""
-        provenance = Provenance(
+    def _provenance(
+        self, job: Job, spec: ModelSpec, revision: int, earlier: tuple[Result, ...]
+    ) -> Provenance:
+        return Provenance(
             job_id=job.id,
             created_at=job.created_at,
             spec=spec,
@@ -190,36 +151,30 @@ class Pipeline:
             device_serial_number=self._settings.results.device or self._settings.node.ae_title,
             institution_name=self._settings.results.institution,
             uid_root=self._settings.results.uid_root,
+            revision=revision,
+            earlier=earlier,
         )
-        seg = build_seg(volume, findings, provenance) if findings.present else None
-        sr = build_sr(volume, findings, seg, provenance)
-        seg_bytes = None if seg is None else to_bytes(seg)
-        sr_bytes = to_bytes(sr)
-        verify_results(volume, findings, seg_bytes, sr_bytes)
-        results = []
-        if seg is not None and seg_bytes is not None:
-            results.append(self._keep(job, owner, ResultKind.SEG, "seg.dcm", seg_bytes, seg))
-        results.append(self._keep(job, owner, ResultKind.SR, "sr.dcm", sr_bytes, sr))
-        picture = build_picture(volume, findings, provenance)
-        results.append(self._keep(job, owner, ResultKind.PICTURE, "picture.png", picture, None))
-        return results
 
-    def _keep(
-        self,
-        job: Job,
-        owner: str,
-        kind: ResultKind,
-        name: str,
-        data: bytes,
-        dataset: Dataset | None,
-    ) -> Result:
-        key = result_key(job.id, owner, name)
-        self._store.put_bytes(key, data)
+    @staticmethod
+    def _fault(made: list[Made], analysis: Analysis, provenance: Provenance) -> ResultError | None:
+        """What is wrong with the objects; they are kept then, for somebody to look at."""
+        try:
+            check_objects(made, analysis, provenance)
+        except ResultError as error:
+            error.remedy = error.remedy or "The objects are kept, not sent: `sentinode show JOB`."
+            return error
+        return None
+
+    def _keep(self, job: Job, owner: str, item: Made) -> Result:
+        key = result_key(job.id, owner, item.name)
+        self._store.put_bytes(key, item.data)
+        dataset = item.dataset
         return Result(
-            kind=kind,
+            kind=item.kind,
+            part=item.part,
             store_key=key,
-            digest=hashlib.sha256(data).hexdigest(),
-            size=len(data),
+            digest=hashlib.sha256(item.data).hexdigest(),
+            size=len(item.data),
             sop_class_uid=str(dataset.SOPClassUID) if dataset is not None else "",
             sop_instance_uid=str(dataset.SOPInstanceUID) if dataset is not None else "",
             series_instance_uid=str(dataset.SeriesInstanceUID) if dataset is not None else "",
@@ -303,10 +258,3 @@ class Pipeline:
                 waited, wait = waited + wait, min(wait * 2, 30.0)
             else:
                 return
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Celery's tasks. A task carries a job id and nothing else; the ledger knows the rest."""
+"""Celery's tasks. A task carries an id and nothing else; the ledger knows the rest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from celery import Celery
 
 from core.errors import SentinodeError
 from core.ledger import Ledger
-from core.queue import TASK_ANALYSE
+from core.queue import TASK_ANALYSE, TASK_RENDER
 from core.settings import Settings
 from core.store import Store
 from workers.inference import Models
 from workers.pipeline import Pipeline
+from workers.render import Renderer
 
 log = structlog.get_logger()
 
@@ -27,6 +28,10 @@ def register(app: Celery, settings: Settings) -> None:
             settings, Ledger(settings.ledger_url), Store(settings.store_url), Models(settings)
         )
 
+    @cache
+    def renderer() -> Renderer:
+        return Renderer(settings, Ledger(settings.ledger_url), Store(settings.store_url))
+
     @app.task(name=TASK_ANALYSE)
     def analyse(job_id: str) -> None:
         try:
@@ -35,3 +40,13 @@ def register(app: Celery, settings: Settings) -> None:
             # nothing is lost: the job's lease runs out, or it was never claimed, and the
             # dispatcher publishes it again
             log.warning("job_left", job=job_id, error=str(error), remedy=error.remedy)
+
+    @app.task(name=TASK_RENDER)
+    def render(rendition_id: int) -> None:
+        try:
+            renderer().run(rendition_id)
+        except SentinodeError as error:
+            # as with a job
+            log.warning(
+                "rendition_left", rendition=rendition_id, error=str(error), remedy=error.remedy
+            )

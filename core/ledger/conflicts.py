@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.errors import NotFoundError
 from core.ledger.jobs import HELD_REASON, HELD_REMEDY, Jobs
-from core.lifecycle import JOB_OPEN, JobState, TransferState
-from core.schema import ConflictRow, JobRow, StudyRow, TransferRow
+from core.lifecycle import JOB_OPEN, RENDITION_OPEN, JobState, TransferState
+from core.schema import ConflictRow, JobRow, RenditionRow, StudyRow, TransferRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,19 @@ class Conflicts:
             transfer.state = TransferState.DUE if release else TransferState.FAILED
             transfer.next_try_at = None
             transfer.message = "" if release else "cancelled after an identity conflict"
+        if not release:
+            # nor does anything come of what is just being made for a refused object
+            self._session.execute(
+                update(TransferRow)
+                .where(
+                    TransferRow.study_instance_uid == study_instance_uid,
+                    TransferRow.state == TransferState.REFUSED,
+                    TransferRow.rendition_id.in_(
+                        select(RenditionRow.id).where(RenditionRow.state.in_(RENDITION_OPEN))
+                    ),
+                )
+                .values(rendition_id=None)
+            )
         return len(held)
 
     def _open_jobs(self, study_instance_uid: str) -> list[JobRow]:

@@ -21,6 +21,8 @@ from core.ledger.rows import (
     instance_value,
     job_value,
     measurement_row,
+    result_row,
+    result_value,
 )
 from core.lifecycle import JOB_MOVES, JOB_OPEN, JobState, TransferState
 from core.schema import (
@@ -277,6 +279,8 @@ class Jobs:
     ) -> None:
         """End a job with what it found, and make its transfers due, in one transaction.
 
+        The objects of a job that failed are kept and not sent.
+
         Raises:
             LeaseLostError: the caller does not hold the job any more; nothing was written.
         """
@@ -291,20 +295,11 @@ class Jobs:
             for measurement in finding.measurements:
                 self._session.add(measurement_row(stored.id, measurement))
         for result in results:
-            stored_result = ResultRow(
-                job_id=job_id,
-                kind=result.kind,
-                sop_class_uid=result.sop_class_uid,
-                sop_instance_uid=result.sop_instance_uid,
-                series_instance_uid=result.series_instance_uid,
-                store_key=result.store_key,
-                digest=result.digest,
-                size=result.size,
-                created_at=now,
-            )
+            stored_result = result_row(job_id, result, now)
             self._session.add(stored_result)
             self._session.flush()
-            if result.kind == ResultKind.PICTURE:
+            # an alternative gets its transfers from the rendition that asked for it
+            if state != JobState.DONE or not is_sent(result):
                 continue
             for destination in row.destinations:
                 self._session.add(
@@ -317,6 +312,50 @@ class Jobs:
                         created_at=now,
                     )
                 )
+
+    def earlier(self, job_id: str) -> tuple[int, tuple[Result, ...]]:
+        """Which analysis of its images by its route a job is, and the objects of the one before.
+
+        Earlier are the jobs of the same route on at least one of the same series that are done
+        and were made before this one, by (created_at, id).
+
+        Returns:
+            The revision, 1 for the first; and the DICOM objects of the newest earlier job that
+            has any, in the order in which they were made: its own, and those alternatives that
+            a destination has. Empty for the first.
+        """
+        row = self._session.get_one(JobRow, job_id)
+        jobs = self._session.scalars(
+            select(JobRow.id)
+            .where(
+                JobRow.route == row.route,
+                JobRow.state == JobState.DONE,
+                (JobRow.created_at < row.created_at)
+                | ((JobRow.created_at == row.created_at) & (JobRow.id < row.id)),
+                JobRow.id.in_(
+                    select(JobSeriesRow.job_id).where(
+                        JobSeriesRow.series_instance_uid.in_(self.series_of(job_id))
+                    )
+                ),
+            )
+            .order_by(JobRow.created_at.desc(), JobRow.id.desc())
+        ).all()
+        delivered = select(TransferRow.result_id).where(
+            TransferRow.state.in_((TransferState.SENT, TransferState.COMMITTED))
+        )
+        for earlier_id in jobs:
+            results = self._session.scalars(
+                select(ResultRow)
+                .where(
+                    ResultRow.job_id == earlier_id,
+                    ResultRow.kind != ResultKind.PICTURE,
+                    ResultRow.alternative_to.is_(None) | ResultRow.id.in_(delivered),
+                )
+                .order_by(ResultRow.id)
+            ).all()
+            if results:
+                return 1 + len(jobs), tuple(result_value(item) for item in results)
+        return 1 + len(jobs), ()
 
     def move(
         self,
@@ -431,6 +470,11 @@ class Jobs:
         ).unique()
         for row in rows.all():
             self.move(row, JobState.SUPERSEDED, f"job {job_id} has more", DISPATCH, now)
+
+
+def is_sent(result: Result) -> bool:
+    """Whether a result is an object that its job sends."""
+    return result.kind != ResultKind.PICTURE and result.alternative_to is None
 
 
 def _due(now: datetime) -> ColumnElement[bool]:

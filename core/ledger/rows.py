@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from core.domain import Finding, Instance, Job, Measurement, Result, ResultKind, Series, Transfer
-from core.lifecycle import JobState, SeriesState, TransferState
+from core.domain import (
+    Axes,
+    Evaluation,
+    Finding,
+    FindingKind,
+    Instance,
+    Job,
+    KeyImage,
+    Measurement,
+    Rendition,
+    Result,
+    ResultKind,
+    Series,
+    Space,
+    Transfer,
+)
+from core.lifecycle import JobState, RenditionState, SeriesState, TransferState
 from core.modelspec import Code
 from core.schema import (
     Base,
@@ -16,6 +33,7 @@ from core.schema import (
     InstanceRow,
     JobRow,
     MeasurementRow,
+    RenditionRow,
     ResultRow,
     SeriesRow,
     TransferRow,
@@ -102,12 +120,48 @@ def result_value(row: ResultRow) -> Result:
     return Result(
         id=row.id,
         kind=ResultKind(row.kind),
+        part=row.part,
+        alternative_to=row.alternative_to,
         store_key=row.store_key,
         digest=row.digest,
         size=row.size,
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,
         series_instance_uid=row.series_instance_uid,
+    )
+
+
+def result_row(job_id: str, result: Result, now: datetime) -> ResultRow:
+    """A result as a row."""
+    return ResultRow(
+        job_id=job_id,
+        kind=result.kind,
+        part=result.part,
+        alternative_to=result.alternative_to,
+        sop_class_uid=result.sop_class_uid,
+        sop_instance_uid=result.sop_instance_uid,
+        series_instance_uid=result.series_instance_uid,
+        store_key=result.store_key,
+        digest=result.digest,
+        size=result.size,
+        created_at=now,
+    )
+
+
+def rendition_value(row: RenditionRow, result: ResultRow, job: JobRow) -> Rendition:
+    """A rendition row, its result and its job as a value."""
+    return Rendition(
+        id=row.id,
+        result=result_value(result),
+        job_id=row.job_id,
+        study_instance_uid=job.study_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        queue=row.queue,
+        state=RenditionState(row.state),
+        attempts=row.attempts,
+        created_at=row.created_at,
+        next_try_at=row.next_try_at,
+        reason=row.reason,
     )
 
 
@@ -126,6 +180,8 @@ def transfer_value(row: TransferRow, result: ResultRow) -> Transfer:
         status=row.status,
         message=row.message,
         sent_at=row.sent_at,
+        class_refused=row.class_refused,
+        rendition_id=row.rendition_id,
     )
 
 
@@ -134,17 +190,29 @@ def finding_row(job_id: str, finding: Finding) -> FindingRow:
     return FindingRow(
         job_id=job_id,
         number=finding.number,
+        kind=finding.kind,
+        part=finding.part,
+        segment=finding.segment,
+        channel=finding.channel,
         label=finding.label,
         present=finding.present,
         tracking_uid=finding.tracking_uid,
         category=finding.category.model_dump(),
         type=finding.type.model_dump(),
         site=finding.site.model_dump() if finding.site else None,
+        laterality=finding.laterality.model_dump() if finding.laterality else None,
+        space=finding.space,
         color=list(finding.color),
         centre=list(finding.centre) if finding.centre else None,
         box=list(finding.box) if finding.box else None,
         slices=list(finding.slices) if finding.slices else None,
+        key_image=asdict(finding.key_image) if finding.key_image else None,
+        axes=asdict(finding.axes) if finding.axes else None,
         probability=finding.probability,
+        evaluations=[
+            {"concept": item.concept.model_dump(), "value": item.value.model_dump()}
+            for item in finding.evaluations
+        ],
     )
 
 
@@ -160,6 +228,7 @@ def measurement_row(finding_id: int, measurement: Measurement) -> MeasurementRow
         unit_scheme=measurement.unit.scheme,
         unit_meaning=measurement.unit.meaning,
         method=measurement.method.model_dump() if measurement.method else None,
+        derivation=measurement.derivation.model_dump() if measurement.derivation else None,
     )
 
 
@@ -167,17 +236,28 @@ def finding_value(row: FindingRow, measurements: list[MeasurementRow]) -> Findin
     """A finding row and its measurements as a value."""
     return Finding(
         number=row.number,
+        kind=FindingKind(row.kind),
+        part=row.part,
+        segment=row.segment,
+        channel=row.channel,
         label=row.label,
         category=Code(**row.category),
         type=Code(**row.type),
         tracking_uid=row.tracking_uid,
         present=row.present,
         site=Code(**row.site) if row.site else None,
+        laterality=Code(**row.laterality) if row.laterality else None,
+        space=Space(row.space),
         color=(row.color[0], row.color[1], row.color[2]),
         centre=tuple(row.centre) if row.centre else None,
         box=tuple(row.box) if row.box else None,
         slices=tuple(row.slices) if row.slices else None,
+        key_image=KeyImage(**row.key_image) if row.key_image else None,
+        axes=_axes(row.axes) if row.axes else None,
         probability=row.probability,
+        evaluations=tuple(
+            Evaluation(Code(**item["concept"]), Code(**item["value"])) for item in row.evaluations
+        ),
         measurements=tuple(
             Measurement(
                 concept=Code(
@@ -190,7 +270,15 @@ def finding_value(row: FindingRow, measurements: list[MeasurementRow]) -> Findin
                     value=item.unit_value, scheme=item.unit_scheme, meaning=item.unit_meaning
                 ),
                 method=Code(**item.method) if item.method else None,
+                derivation=Code(**item.derivation) if item.derivation else None,
             )
             for item in measurements
         ),
     )
+
+
+def _axes(stored: dict[str, Any]) -> Axes:
+    """JSON knows lists only; ends of diameters are tuples."""
+    (a, b), (c, d) = stored["long"], stored["short"]
+    long, short = ((a[0], a[1]), (b[0], b[1])), ((c[0], c[1]), (d[0], d[1]))
+    return Axes(index=stored["index"], long=long, short=short)

@@ -26,6 +26,8 @@ from core.errors import LedgerError, LedgerValueError
 from core.ledger.conflicts import Conflicts
 from core.ledger.filing import Filing
 from core.ledger.jobs import Jobs
+from core.ledger.refusals import Refusals
+from core.ledger.renditions import Renditions
 from core.ledger.series import SeriesQueries
 from core.ledger.transfers import Transfers
 from core.ledger.views import Views
@@ -43,6 +45,8 @@ class Work:
     conflicts: Conflicts
     jobs: Jobs
     transfers: Transfers
+    refusals: Refusals
+    renditions: Renditions
     views: Views
 
 
@@ -103,13 +107,15 @@ class Ledger:
     def _transaction(self, engine: Engine) -> Iterator[Work]:
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
-                jobs = Jobs(session)
+                jobs, transfers, refusals = Jobs(session), Transfers(session), Refusals(session)
                 yield Work(
                     filing=Filing(session),
                     series=SeriesQueries(session),
                     conflicts=Conflicts(session, jobs),
                     jobs=jobs,
-                    transfers=Transfers(session),
+                    transfers=transfers,
+                    refusals=refusals,
+                    renditions=Renditions(session, transfers, refusals),
                     views=Views(session),
                 )
         except (DataError, IntegrityError) as error:
@@ -124,8 +130,14 @@ class Ledger:
             LedgerError: the database is away, or a migration failed.
         """
         try:
-            with self.engine.begin() as connection:
-                command.upgrade(_alembic_config(connection), "head")
+            with self.engine.connect() as connection:
+                _foreign_keys(connection, enforced=False)
+                try:
+                    with connection.begin():
+                        command.upgrade(_alembic_config(connection), "head")
+                        _check_foreign_keys(connection)
+                finally:
+                    _foreign_keys(connection, enforced=True)
         except DBAPIError as error:
             raise LedgerError(f"the ledger cannot be upgraded: {error.orig}") from error
 
@@ -156,6 +168,24 @@ def _alembic_config(connection: Connection) -> Config:
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     return config
+
+
+def _foreign_keys(connection: Connection, *, enforced: bool) -> None:
+    """Let SQLite copy a table and drop the old one, as https://sqlite.org/lang_altertable.html
+    describes; it cannot be switched inside a transaction."""
+    if connection.dialect.name == "sqlite":
+        cursor = connection.connection.cursor()
+        cursor.execute(f"PRAGMA foreign_keys={'ON' if enforced else 'OFF'}")
+        cursor.close()
+
+
+def _check_foreign_keys(connection: Connection) -> None:
+    """What was not looked at while tables were copied."""
+    if connection.dialect.name != "sqlite":
+        return
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        raise LedgerError(f"after the upgrade {len(broken)} references lead nowhere; undone")
 
 
 def _prepare_sqlite(engine: Engine) -> None:

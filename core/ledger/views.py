@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +14,8 @@ from core.domain import (
     Finding,
     Job,
     JobEvent,
+    RefusedClass,
+    Rendition,
     Result,
     RouteDecision,
     Series,
@@ -24,6 +27,7 @@ from core.errors import NotFoundError
 from core.ledger.rows import (
     finding_value,
     job_value,
+    rendition_value,
     result_value,
     series_value,
     transfer_value,
@@ -38,6 +42,8 @@ from core.schema import (
     JobRow,
     JobSeriesRow,
     MeasurementRow,
+    RefusedClassRow,
+    RenditionRow,
     ResultRow,
     RouteDecisionRow,
     SeriesAssociationRow,
@@ -50,7 +56,12 @@ from core.schema import (
 
 @dataclass(frozen=True, slots=True)
 class JobLife:
-    """Everything about one job."""
+    """Everything about one job.
+
+    Attributes:
+        renditions: what was or is made of its objects for destinations that refused them.
+        refused: the SOP classes that its destinations are known to refuse.
+    """
 
     job: Job
     study: Study
@@ -58,6 +69,8 @@ class JobLife:
     findings: tuple[Finding, ...]
     results: tuple[Result, ...]
     transfers: tuple[tuple[Transfer, tuple[TransferAttempt, ...]], ...]
+    renditions: tuple[Rendition, ...] = ()
+    refused: tuple[RefusedClass, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +145,25 @@ class Views:
             transfers=tuple(
                 (transfer_value(row, result), self._attempts(row.id)) for row, result in transfers
             ),
+            renditions=self._renditions(job.id),
+            refused=self.refused_classes(job.destinations),
+        )
+
+    def refused_classes(self, destinations: Sequence[str]) -> tuple[RefusedClass, ...]:
+        """The SOP classes that destinations said they do not take."""
+        rows = self._session.scalars(
+            select(RefusedClassRow)
+            .where(RefusedClassRow.destination.in_(destinations))
+            .order_by(RefusedClassRow.destination, RefusedClassRow.sop_class_uid)
+        )
+        return tuple(
+            RefusedClass(row.destination, row.sop_class_uid, row.at, row.how) for row in rows
         )
 
     def findings(self, job_id: str) -> tuple[Finding, ...]:
-        """The findings of a job with their measurements, in order."""
+        """The findings of a job with their measurements, in the order of the report."""
         rows = self._session.scalars(
-            select(FindingRow).where(FindingRow.job_id == job_id).order_by(FindingRow.number)
+            select(FindingRow).where(FindingRow.job_id == job_id).order_by(FindingRow.id)
         ).all()
         return tuple(
             finding_value(
@@ -259,6 +285,16 @@ class Views:
             .order_by(SeriesRow.number, SeriesRow.series_instance_uid)
         )
         return tuple(series_value(row, counts.get(row.series_instance_uid, 0)) for row in rows)
+
+    def _renditions(self, job_id: str) -> tuple[Rendition, ...]:
+        rows = self._session.execute(
+            select(RenditionRow, ResultRow, JobRow)
+            .join(ResultRow, ResultRow.id == RenditionRow.result_id)
+            .join(JobRow, JobRow.id == RenditionRow.job_id)
+            .where(RenditionRow.job_id == job_id)
+            .order_by(RenditionRow.id)
+        )
+        return tuple(rendition_value(row, result, job) for row, result, job in rows)
 
     def _attempts(self, transfer_id: int) -> tuple[TransferAttempt, ...]:
         rows = self._session.scalars(

@@ -10,9 +10,15 @@ from torch import nn
 
 from core.errors import ModelSpecError
 from core.modelspec import NetworkSpec
+from models.architectures.cnn import cnn
+from models.architectures.threshold import threshold
 from models.architectures.unet import unet2d
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"unet2d": unet2d}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
+    "threshold": threshold,
+    "unet2d": unet2d,
+}
 
 
 def build(network: NetworkSpec) -> nn.Module:

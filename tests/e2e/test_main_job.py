@@ -269,7 +269,8 @@ def test_nothing_found_is_an_sr_that_says_absent(make_site: SiteMaker, tmp_path:
         send(site, study)
         life = wait_for(site.delivered, 90, "the report is delivered")
         assert [item.present for item in life.findings] == [False]
-        (report,) = pacs.received
+        report, picture = sorted(pacs.received, key=lambda item: item.Modality, reverse=True)
+    assert picture.Modality == "OT"
     assert report.Modality == "SR"
     assert "Absent" in str(report)
 
@@ -324,7 +325,7 @@ def test_kill_9_of_everything_and_a_restart_forget_nothing(
         site.node.start()
         life = wait_for(site.delivered, 90, "analysed and delivered after the restart")
         assert life.job.state == JobState.DONE
-        assert len(pacs.uids()) == len(set(pacs.uids())) == 2
+        assert len(pacs.uids()) == len(set(pacs.uids())) == 3
 
 
 def test_kill_9_of_the_worker_while_it_infers(make_site: SiteMaker, tmp_path: Path) -> None:
@@ -339,8 +340,8 @@ def test_kill_9_of_the_worker_while_it_infers(make_site: SiteMaker, tmp_path: Pa
         assert life.job.state == JobState.DONE
         assert life.job.attempt == 2
         assert any("worker died" in event.note for event in life.events)
-        wait_for(lambda: len(pacs.received) == 2, 10)
-    assert len(set(pacs.uids())) == 2
+        wait_for(lambda: len(pacs.received) == 3, 10)
+    assert len(set(pacs.uids())) == 3
 
 
 def test_a_pacs_that_comes_back_gets_everything(make_site: SiteMaker, tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_our_own_results_coming_back_are_not_analysed(make_site: SiteMaker, tmp_
         time.sleep(2.5)  # longer than the quiet time
         with site.ledger.read() as work:
             states = {item.modality: item.state for item in work.views.study(study.uid).series}
-        assert states == {"MR": "whole", "SEG": "own", "SR": "own"}
+        assert states == {"MR": "whole", "SEG": "own", "SR": "own", "OT": "own"}
         assert len(site.jobs()) == 1
         with site.ledger.read() as work:
             assert work.conflicts.open() == []
@@ -439,7 +440,7 @@ def test_pixels_that_cannot_be_decoded_fail_with_a_reason_and_stop_nothing(
         failed = wait_for(lambda: [j for j in site.jobs() if j.state == JobState.FAILED], 60)
         assert "decode" in failed[0].reason or "pixel" in failed[0].reason.lower()
         send(site, good)
-        wait_for(lambda: len(pacs.received) == 2, 60)
+        wait_for(lambda: len(pacs.received) == 3, 60)
         assert {str(item.StudyInstanceUID) for item in pacs.received} == {good.uid}
 
 
@@ -467,7 +468,7 @@ def test_roles_apart_with_postgresql_and_redis_by_url(
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.wait(30)
-            assert sorted(item.Modality for item in pacs.received) == ["SEG", "SR"]
+            assert sorted(item.Modality for item in pacs.received) == ["OT", "SEG", "SR"]
             assert site.node.stop() == 0
         finally:
             redis.terminate()

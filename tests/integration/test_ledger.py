@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 from support.instances import T0, association, incoming, mr_slice
 
-from core.domain import Finding, Measurement, Result, ResultKind
+from core.domain import (
+    Axes,
+    Evaluation,
+    Finding,
+    FindingKind,
+    KeyImage,
+    Measurement,
+    Result,
+    ResultKind,
+    Space,
+)
 from core.errors import IllegalMoveError, LeaseLostError, LedgerError, NotFoundError
 from core.ledger import Ledger
 from core.ledger.filing import Outcome
 from core.ledger.jobs import NewJob
+from core.ledger.unit import _alembic_config
 from core.lifecycle import JobState, SeriesState, TransferState
 from core.modelspec import Code
 from core.schema import Base
@@ -65,6 +79,44 @@ def test_migrations_make_exactly_the_tables_of_the_schema(ledger: Ledger) -> Non
         assert compare_metadata(context, Base.metadata) == []
     assert ledger.revision() == ledger.head()
     assert len(ScriptDirectory("alembic").get_heads()) == 1
+
+
+def test_a_ledger_of_the_first_version_keeps_its_rows(ledger_url: str) -> None:
+    old = Ledger(ledger_url)
+    with old.engine.begin() as connection:
+        command.upgrade(_alembic_config(connection), "0001")
+        at = "2026-01-02 03:04:05"
+        true = "true" if old.engine.dialect.name == "postgresql" else "1"
+        for line in (
+            "INSERT INTO study VALUES"
+            f" ('1.2.3', 'P', '', 'N', '', 'A', '', '', NOT {true}, '{at}')",
+            "INSERT INTO job (id, study_instance_uid, route, model, model_version, queue,"
+            " destinations, input_digest, run, state, attempt, deaths, created_at, updated_at,"
+            " published, reason, remedy, summary) VALUES ('j', '1.2.3', 'r', 'm', '1.0.0', 'cpu',"
+            f" '[\"pacs\"]', 'd', 1, 'done', 1, 0, '{at}', '{at}', 0, '', '', '{{}}')",
+            "INSERT INTO finding (id, job_id, number, label, present, tracking_uid, category, type,"
+            f" color) VALUES (1, 'j', 3, 'lesion', {true}, '2.25.7', '{CODE.model_dump_json()}',"
+            f" '{CODE.model_dump_json()}', '[1, 2, 3]')",
+            "INSERT INTO result VALUES"
+            f" (7, 'j', 'SR', '1.2', '2.25.1', '2.25.2', 'k', 'd', 1, '{at}')",
+            "INSERT INTO transfer (id, result_id, job_id, study_instance_uid, destination, state,"
+            " attempts, refusals, created_at, message) VALUES"
+            f" (1, 7, 'j', '1.2.3', 'pacs', 'due', 0, 0, '{at}', '')",
+        ):
+            connection.exec_driver_sql(line)
+    old.upgrade()
+    with old.read() as work:
+        life = work.views.job_life("j")
+        assert [(item.id, item.part, item.alternative_to) for item in life.results] == [
+            (7, 0, None)
+        ]
+        assert [item.result.id for item, _ in life.transfers] == [7]
+        (finding,) = life.findings
+        assert (finding.kind, finding.number, finding.segment) == ("lesion", 3, 3)
+        assert finding.evaluations == ()
+    with pytest.raises(LedgerError), old.write() as work:  # references are looked at again
+        work.transfers._session.execute(text("DELETE FROM result"))
+    old.close()
 
 
 def test_a_failed_unit_of_work_leaves_nothing(ledger: Ledger) -> None:
@@ -339,6 +391,18 @@ def test_findings_and_measurements_come_back_as_they_were(ledger: Ledger) -> Non
     assert job_id
     run_job(ledger, job_id)
     unit = Code(value="mL", scheme="UCUM", meaning="milliliter")
+    whole = Finding(
+        number=2,
+        label="normal",
+        category=CODE,
+        type=CODE,
+        tracking_uid="2.25.8",
+        kind=FindingKind.CLASSIFICATION,
+        space=Space.IMAGE,
+        key_image=KeyImage("1.2.3", 4, 3),
+        probability=0.25,
+        evaluations=(Evaluation(CODE, unit), Evaluation(unit, CODE)),
+    )
     finding = Finding(
         number=1,
         label="lesion",
@@ -347,14 +411,136 @@ def test_findings_and_measurements_come_back_as_they_were(ledger: Ledger) -> Non
         tracking_uid="2.25.7",
         centre=(1.0, -2.5, 3.25),
         box=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0),
+        part=1,
+        segment=5,
+        channel=2,
+        site=CODE,
+        laterality=CODE,
         slices=(2, 4),
+        key_image=KeyImage("1.2.3", None, 0),
+        axes=Axes(3, ((0.5, 1.0), (2.0, 3.0)), ((1.0, 1.5), (2.5, 0.5))),
         probability=0.75,
-        measurements=(Measurement(CODE, 12.5, unit), Measurement(CODE, 3.0, unit, CODE)),
+        measurements=(
+            Measurement(CODE, 12.5, unit),
+            Measurement(CODE, 3.0, unit, CODE),
+            Measurement(CODE, 3.0, unit, derivation=CODE),
+        ),
     )
     with ledger.write() as work:
-        work.jobs.finish(job_id, "w:1", JobState.DONE, T0, findings=[finding])
+        work.jobs.finish(job_id, "w:1", JobState.DONE, T0, findings=[whole, finding])
     with ledger.read() as work:
-        assert work.views.findings(job_id) == (finding,)
+        assert work.views.findings(job_id) == (whole, finding)
+
+
+def ended_job(
+    ledger: Ledger, seconds: int, state: JobState = JobState.DONE, *results: Result
+) -> str:
+    """One more image, and the job that came of it."""
+    file(ledger, incoming(mr_slice(seconds + 1)))
+    now = T0 + seconds * SECOND
+    job_id = make_job(ledger, now)
+    assert job_id
+    with ledger.write() as work:
+        work.jobs.to_publish(now, 20 * SECOND)
+        assert work.jobs.claim(job_id, "w:1", now + 30 * SECOND, now)
+        work.jobs.finish(job_id, "w:1", state, now, results=results)
+    return job_id
+
+
+def test_a_job_knows_its_revision_and_what_it_succeeds(ledger: Ledger) -> None:
+    picture = Result(ResultKind.PICTURE, "k/p", "0" * 64, 1)
+    segs = [replace(a_result(ResultKind.SEG, f"2.25.{n}"), part=n) for n in (0, 1)]
+    first = ended_job(ledger, 0, JobState.DONE, *segs, picture, a_result())
+    second = ended_job(ledger, 1, JobState.FAILED, a_result(uid="2.25.8"))
+    third = ended_job(ledger, 2, JobState.DONE, picture)
+    fourth = ended_job(ledger, 3, JobState.DONE, a_result(uid="2.25.9"))
+    fifth = ended_job(ledger, 4)
+    with ledger.read() as work:
+        earlier = {job: work.jobs.earlier(job) for job in (first, second, third, fourth, fifth)}
+    assert earlier[first] == (1, ())
+    kinds = [(item.kind, item.part, item.sop_instance_uid) for item in earlier[second][1]]
+    assert kinds == [("SEG", 0, "2.25.0"), ("SEG", 1, "2.25.1"), ("SR", 0, "2.25.1")]
+    # neither the one that failed nor the one without objects is in the way
+    assert earlier[second] == earlier[third] == (2, earlier[second][1])
+    assert earlier[fourth] == (3, earlier[second][1])
+    assert (earlier[fifth][0], earlier[fifth][1][0].sop_instance_uid) == (4, "2.25.9")
+
+
+def test_of_alternatives_only_those_that_somebody_has_are_succeeded(ledger: Ledger) -> None:
+    job_id = ended_job(ledger, 0, JobState.DONE, a_result())
+    late = T0 + 10 * SECOND
+    with ledger.write() as work:
+        (transfer,) = work.transfers.claim("pacs", "s", late, T0)
+        work.renditions.refuse(transfer, "s", T0, how="no", since=T0 - SECOND)
+        ((rendition, _),) = work.renditions.to_publish(T0, SECOND)
+        made = work.renditions.claim(rendition, "w", late, T0)
+        assert made
+        other = replace(
+            a_result(uid="2.25.5"),
+            alternative_to=made.result.id,
+            sop_class_uid=made.sop_class_uid,
+        )
+        assert work.renditions.finish(rendition, "w", [other], T0) == ["pacs"]
+    later = ended_job(ledger, 1)
+    with ledger.write() as work:
+        assert len(work.jobs.earlier(later)[1]) == 1
+        (again,) = work.transfers.claim("pacs", "s", late, T0)
+        work.transfers.record(again.id, "s", TransferState.SENT, T0, status=0, message="")
+        assert [item.sop_instance_uid for item in work.jobs.earlier(later)[1]] == [
+            "2.25.1",
+            "2.25.5",
+        ]
+    assert job_id != later
+
+
+def test_a_failed_job_keeps_its_objects_and_sends_nothing(ledger: Ledger) -> None:
+    job_id = ended_job(ledger, 0, JobState.FAILED, a_result())
+    with ledger.read() as work:
+        life = work.views.job_life(job_id)
+    assert len(life.results) == 1
+    assert life.transfers == ()
+
+
+def test_two_senders_at_once_want_one_rendition_and_one_worker_gets_it(ledger: Ledger) -> None:
+    file(ledger, incoming())
+    with ledger.write() as work:
+        instances = tuple(work.series.instances("1.2.3.4"))
+        names = tuple(f"pacs{number}" for number in range(5))
+        new = NewJob("1.2.3", ("1.2.3.4",), instances, "r", "m", "1.0.0", "cpu", names)
+        job_id = work.jobs.create(new, T0)
+    assert job_id
+    run_job(ledger, job_id)
+    with ledger.write() as work:
+        work.jobs.finish(job_id, "w:1", JobState.DONE, T0, results=[a_result()])
+
+    def refuse(name: str) -> None:
+        with ledger.write() as work:
+            (transfer,) = work.transfers.claim(name, name, T0 + SECOND, T0)
+        with ledger.write() as work:
+            work.renditions.refuse(transfer, name, T0, how="no", since=T0 - SECOND)
+
+    in_parallel(refuse, names)
+    with ledger.write() as work:
+        ((rendition, _),) = work.renditions.to_publish(T0, SECOND)
+    won = []
+
+    def claim(name: str) -> None:
+        with ledger.write() as work:
+            won.append(work.renditions.claim(rendition, name, T0 + SECOND, T0) is not None)
+
+    in_parallel(claim, names)
+    assert sorted(won) == [False] * 4 + [True]
+    with ledger.read() as work:
+        transfers = work.views.job_life(job_id).transfers
+    assert {item.rendition_id for item, _ in transfers} == {rendition}
+
+
+def in_parallel(what: Callable[[str], None], names: tuple[str, ...]) -> None:
+    threads = [threading.Thread(target=what, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def test_an_illegal_move_is_refused(ledger: Ledger) -> None:

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from io import BytesIO
 
 import pytest
-from pydicom.uid import MRImageStorage, SegmentationStorage
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian, MRImageStorage, SegmentationStorage
 from support.instances import T0, incoming, mr_slice
 from support.peers import free_port, small_pacs, wait_for
 
@@ -145,7 +147,7 @@ def test_a_destination_that_takes_none_of_our_classes_is_told_so(world: World) -
     with small_pacs(world.port, refuse_classes=classes):
         assert world.step() == 0
     assert [state for state, _, _ in world.transfers()] == [TransferState.REFUSED] * 2
-    assert "accepts none of" in world.transfers()[0][1]
+    assert "does not accept Segmentation Storage" in world.transfers()[0][1]
 
 
 def test_an_object_that_is_there_already_is_delivered(world: World) -> None:
@@ -187,6 +189,34 @@ def insert_transfer(work: Work, life: JobLife, destination: str) -> None:
         created_at=T0,
     )
     work.transfers._session.add(row)
+
+
+def test_who_reads_implicit_only_gets_the_same_data_set(world: World) -> None:
+    """The bytes in the store stay as they are; the data set is encoded anew on its way out."""
+    store = Store(world.settings.store_url)
+    sent = dcmread(BytesIO(store.get("r/SEG")))
+    item = Dataset()
+    item.CodeValue, item.LongCodeValue, item.URNCodeValue = "1", "l" * 20, "urn:oid:1.2"
+    item.ContextGroupVersion = "20260101000000.000000+0100"
+    nested = Dataset()
+    nested.ConceptCodeSequence = [item, Dataset()]
+    nested.TextValue, nested.PersonName = "山" * 5, "Phantom^Test"
+    sent.SpecificCharacterSet = "ISO_IR 192"
+    sent.ContentSequence = [nested]
+    sent.DimensionIndexPointer = 0x00200032
+    sent.SmallestImagePixelValue, sent.RedPaletteColorLookupTableDescriptor = 3, [4, 0, 16]
+    sent.FloatPixelPaddingValue, sent.SelectorFDValue = 0.25, [1.5, -2.25]
+    sent.DisplayedAreaTopLeftHandCorner = [-3, 4]
+    sent.ContentQualification = "RESEARCH"
+    stored = BytesIO()
+    sent.save_as(stored, enforce_file_format=True)
+    store.put_bytes("r/SEG", stored.getvalue())
+    with small_pacs(world.port, implicit_only=True) as pacs:
+        assert world.step() == 2
+    assert set(pacs.syntaxes) == {str(ImplicitVRLittleEndian)}
+    got = pacs.received[0]
+    assert Dataset(got) == Dataset(dcmread(BytesIO(stored.getvalue())))
+    assert store.get("r/SEG") == stored.getvalue()
 
 
 def test_a_warning_is_delivered_and_kept(world: World) -> None:

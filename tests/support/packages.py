@@ -9,11 +9,20 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+import torch
 from PIL import Image
+
+from models.architectures.threshold import Threshold
+from models.weights import save_weights
 
 SIZE = 32
 
 _CODE = {"value": "52988006", "scheme": "SCT", "meaning": "Lesion"}
+_CATEGORY = {
+    "value": "49755003",
+    "scheme": "SCT",
+    "meaning": "Morphologically Abnormal Structure",
+}
 _PACKAGE: dict[str, Any] = {
     "name": "tiny",
     "version": "1.0.0",
@@ -55,6 +64,55 @@ def write_spec(folder: Path, **changes: Any) -> Path:
     path = folder / "model.toml"
     path.write_text(tomli_w.dumps(content), encoding="utf-8")
     return path
+
+
+def write_threshold(
+    folder: Path,
+    name: str,
+    *,
+    kind: str = "volume",
+    modality: tuple[str, ...] = ("CT", "MR", "PT"),
+    level: float = 1.5,
+    preprocessing: tuple[dict[str, Any], ...] = ({"name": "standardise_foreground"},),
+    output: dict[str, Any] | None = None,
+    label: dict[str, Any] | None = None,
+    **sections: dict[str, Any],
+) -> Path:
+    """Write a package without a network, which finds what is brighter than `level`.
+
+    `output` and `label` change those parts; a classifier (`kind` of the output) says whether
+    anything in the image is so bright. Returns the package's folder.
+    """
+    pooled = (output or {}).get("kind") == "classification"
+    package = folder / name
+    package.mkdir(parents=True)
+    checksum = save_weights(
+        Threshold(level, pooled), package / "weights.safetensors", torch.float32
+    )
+    write_spec(
+        package,
+        **{
+            "name": name,
+            "title": f"Bright regions ({name})",
+            "family": {"value": "123110", "scheme": "DCM", "meaning": "Artificial Intelligence"},
+            "input": {"modality": list(modality), "kind": kind, **sections.pop("input", {})},
+            "preprocessing": list(preprocessing),
+            "network": {
+                "architecture": "threshold",
+                "params": {"level": level, "pooled": pooled},
+            },
+            "weights": {"file": "weights.safetensors", "sha256": checksum},
+            "output": {
+                "labels": [
+                    {"channel": 0, "name": "bright region", "category": _CATEGORY, "type": _CODE}
+                    | (label or {})
+                ],
+                **(output or {}),
+            },
+            **sections,
+        },
+    )
+    return package
 
 
 def training_config(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:

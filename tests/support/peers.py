@@ -9,16 +9,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.transport import ThreadedAssociationServer
 
 from node.contexts import accepted
 
@@ -63,12 +67,17 @@ class SmallPacs:
     port: int
     received: list[Any] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    syntaxes: list[str] = field(default_factory=list)
     status: int | Callable[[Any], int] = 0x0000
     associations: int = 0
 
     def uids(self) -> list[str]:
         """SOP Instance UIDs in order of arrival."""
         return [str(item.SOPInstanceUID) for item in self.received]
+
+    def classes(self) -> list[str]:
+        """SOP Class UIDs in order of arrival."""
+        return [str(item.SOPClassUID) for item in self.received]
 
 
 @contextmanager
@@ -77,15 +86,28 @@ def small_pacs(
     *,
     ae_title: str = "PACS",
     refuse_classes: tuple[str, ...] = (),
+    accept_classes: tuple[str, ...] | None = None,
+    implicit_only: bool = False,
     check_called: bool = False,
     abort_at: str = "",
 ) -> Iterator[SmallPacs]:
-    """Run a `SmallPacs` on loopback."""
+    """Run a `SmallPacs` on loopback.
+
+    Args:
+        port: a free one, if none is given.
+        ae_title: its own.
+        refuse_classes: SOP classes that it accepts no presentation context for.
+        accept_classes: the only ones that it does; default: all that we know.
+        implicit_only: whether Implicit VR Little Endian is all that it reads.
+        check_called: whether it rejects associations to another AE title.
+        abort_at: SOP class of the object at which it breaks the association off.
+    """
     pacs = SmallPacs(port or free_port())
 
     def on_store(event: evt.Event) -> int:
         dataset = event.dataset
         dataset.file_meta = event.file_meta
+        pacs.syntaxes.append(str(event.context.transfer_syntax))
         pacs.calls.append(str(dataset.SOPInstanceUID))
         if dataset.SOPClassUID == abort_at:
             event.assoc.abort()
@@ -101,18 +123,28 @@ def small_pacs(
     ae = AE(ae_title=ae_title)
     ae.require_called_aet = check_called
     ae.supported_contexts = [
-        item for item in accepted() if str(item.abstract_syntax) not in refuse_classes
+        item
+        for item in accepted()
+        if str(item.abstract_syntax) not in refuse_classes
+        and (accept_classes is None or str(item.abstract_syntax) in accept_classes)
     ]
-    server = ae.start_server(
+    if implicit_only:
+        for item in ae.supported_contexts:
+            item.transfer_syntax = [ImplicitVRLittleEndian]
+    server = ae.make_server(
         ("127.0.0.1", pacs.port),
-        block=False,
         evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_ESTABLISHED, on_established)],
+        server_class=ThreadedAssociationServer,
     )
+    # as `AE.start_server` does, but it ends at once: the default looks every half second
+    serving = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    serving.start()
     try:
         yield pacs
     finally:
-        server.shutdown()
+        TCPServer.shutdown(server)  # its own also looks for itself among those of start_server
         server.server_close()
+        serving.join()
 
 
 @dataclass

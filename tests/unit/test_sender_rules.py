@@ -7,8 +7,11 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from core.alternatives import ALTERNATIVES
 from core.lifecycle import TRANSFER_MOVES, TransferState
+from node.contexts import RESULT_CLASSES, proposed
 from node.sender import backoff, judge
 
 T = TransferState
@@ -48,6 +51,23 @@ def test_a_status_is_judged_as_the_standard_means_it(
     verdict = judge(status, "")
     assert (verdict.state, verdict.trouble, verdict.refusal) == (state, trouble, refusal)
     assert verdict.message
+
+
+def test_only_the_answer_about_the_class_asks_for_another_object() -> None:
+    assert [status for status in range(0x10000) if judge(status, "").sop_class] == [0x0122]
+
+
+def test_everything_that_we_make_is_also_offered_in_implicit_vr() -> None:
+    made = {str(uid) for uid in RESULT_CLASSES}
+    # also what stands in for an object
+    assert {uid for first, others in ALTERNATIVES.items() for uid in (first, *others)} <= made
+    offered = [
+        (str(item.abstract_syntax), [str(syntax) for syntax in item.transfer_syntax])
+        for item in proposed({(uid, str(ExplicitVRLittleEndian)) for uid in made})
+    ]
+    for uid in made:
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+            assert (uid, [str(syntax)]) in offered
 
 
 @given(st.integers(0, 0xFFFF), st.text(max_size=64))

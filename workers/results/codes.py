@@ -24,13 +24,26 @@ ABSENT = concept(codes.cid240.Absent)
 # PS3.16 Annex D: "the certainty that a device places on an individual finding". It claims no
 # more than that the algorithm is so sure; it names no disease.
 CERTAINTY_OF_FINDING = concept(codes.DCM.CertaintyOfFinding)
+# Of a class: what the model gives it, whether it counts as present or not.
+PROBABILITY = concept(codes.DCM.Probability)
 PERCENT = concept(codes.UCUM.Percent)
+MILLIMETRE = concept(codes.UCUM.Millimeter)
+PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
+# PS3.16 CID 7464: what was made of many values.
+MEAN = concept(codes.SCT.Mean)
+MAXIMUM = concept(codes.SCT.Maximum)
 COMMENT = concept(codes.DCM.Comment)
+# PS3.16 TID 1501 and 300: what the items of a measurement group and of a measurement are called.
+FINDING_CATEGORY = CodedConcept("276214006", "SCT", "Finding category")
+FINDING_SITE = concept(codes.SCT.FindingSite)
+LATERALITY = concept(codes.SCT.Laterality)
+MEASUREMENT_METHOD = concept(codes.SCT.MeasurementMethod)
 # the very code by which intake knows our results again
 PROCESSING_EQUIPMENT = concept(PydicomCode(*equipment.PROCESSING_EQUIPMENT))
 DEVICE = concept(codes.cid270.Device)
 
 SOURCE = CodedConcept("260753009", "SCT", "Source")
+_LATERALITY = {"L": concept(codes.cid244.Left), "R": concept(codes.cid244.Right)}
 # PS3.16 CID 5000.
 ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
 
@@ -43,8 +56,16 @@ _BY_MODALITY = {
     "NM": concept(codes.cid100.NMUnspecifiedBodyRegion),
     "DX": concept(codes.cid100.XRUnspecifiedBodyRegion),
     "CR": concept(codes.cid100.XRUnspecifiedBodyRegion),
+    "MG": concept(codes.cid100.XRUnspecifiedBodyRegion),
 }
 _IMAGING = concept(codes.cid100.ImagingProcedure)
+# PS3.5 Table 6.2-1, VR SH and LO.
+_LONGEST = {"CodeValue": 16, "CodingSchemeDesignator": 16, "CodeMeaning": 64}
+
+
+def laterality(letter: str) -> CodedConcept | None:
+    """Image Laterality (0020,0062) as a code of PS3.16 CID 244; None for what is neither."""
+    return _LATERALITY.get(letter)
 
 
 def acquisition_modality(source: Dataset) -> CodedConcept | None:
@@ -61,7 +82,8 @@ def procedure_reported(source: Dataset) -> CodedConcept:
     Source: PS3.16 TID 1500, row 4; IHE AIR.
     """
     for item in source.get("ProcedureCodeSequence") or ():
-        if all(item.get(k) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")):
+        # a code that breaks its own representation would make our report invalid
+        if all(0 < len(str(item.get(k) or "")) <= longest for k, longest in _LONGEST.items()):
             return CodedConcept(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
     modality = str(source.get("Modality", ""))
     if modality == "MR" and str(source.get("BodyPartExamined", "")).upper() == "BRAIN":

@@ -13,15 +13,20 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
-from highdicom.sr import AlgorithmIdentification
+from highdicom.sr import (
+    AlgorithmIdentification,
+    DeviceObserverIdentifyingAttributes,
+    ObserverContext,
+)
 from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
+from core.domain import Result
 from core.equipment import MANUFACTURER, MODEL_NAME
 from core.identifiers import UID, derived_uid
 from core.modelspec import ModelSpec
-from workers.results.codes import PROCESSING_EQUIPMENT, concept
+from workers.results.codes import DEVICE, PROCESSING_EQUIPMENT, concept
 
 NOTICE = "AI result. Not for clinical use without validation and review."
 SEG_SERIES_NUMBER = 1001
@@ -42,7 +47,7 @@ _TYPE_2 = (
     "AccessionNumber",
 )
 # What else says whose study it is; copied when the source has it.
-_COPIED = (
+COPIED = (
     *_TYPE_2,
     "StudyInstanceUID",
     "SpecificCharacterSet",
@@ -90,6 +95,8 @@ class Provenance:
         device_serial_number: names this installation.
         device_uid: the device observer's UID; derived from the maker and serial number if empty.
         uid_root: the site's own UID root; UUID-derived UIDs ("2.25.") without.
+        revision: 1 for the first analysis of these images by this route; counts up.
+        earlier: the objects of the analysis before, which this one's succeed.
     """
 
     job_id: str
@@ -102,6 +109,8 @@ class Provenance:
     device_uid: str = ""
     institution_name: str = ""
     uid_root: str = ""
+    revision: int = 1
+    earlier: tuple[Result, ...] = ()
 
     def uid(self, *parts: str) -> UID:
         """A UID that follows from the job and `parts`."""
@@ -122,8 +131,9 @@ class Provenance:
 
     @property
     def description(self) -> str:
-        """Series Description of what the job makes."""
-        return f"AI: {self.spec.title}"[:_LONG_STRING]
+        """Series Description of what the job makes; a later analysis says which it is."""
+        revision = f" (revision {self.revision})" if self.revision > 1 else ""
+        return f"AI: {self.spec.title}"[: _LONG_STRING - len(revision)] + revision
 
     def algorithm(self) -> AlgorithmIdentificationSequence:
         """Algorithm identification of a segment (PS3.3 Table 10-19)."""
@@ -144,6 +154,20 @@ class Provenance:
         )
 
 
+def observer_of(provenance: Provenance) -> ObserverContext:
+    """Who observed: this device (PS3.16 TID 1004)."""
+    return ObserverContext(
+        observer_type=DEVICE,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=provenance.device,
+            name=f"{provenance.manufacturer_model_name} {provenance.software_version}",
+            manufacturer_name=provenance.manufacturer,
+            model_name=provenance.manufacturer_model_name,
+            serial_number=provenance.device_serial_number,
+        ),
+    )
+
+
 def template_of(source: Dataset, step_mm: float) -> Dataset:
     """A shallow copy of `source` that highdicom accepts whatever the scanner left out or wrote.
 
@@ -151,7 +175,7 @@ def template_of(source: Dataset, step_mm: float) -> Dataset:
     """
     template = Dataset()
     for tag in source.keys():  # noqa: SIM118  iterating a data set would convert every element
-        if tag.is_private or keyword_for_tag(tag) in _COPIED:
+        if tag.is_private or keyword_for_tag(tag) in COPIED:
             continue
         # A value that breaks its own representation must not cost the result.
         with contextlib.suppress(ValueError, TypeError, NotImplementedError):
@@ -170,10 +194,12 @@ def sign(made: Dataset, source: Dataset, provenance: Provenance) -> None:
     Source: PS3.3 C.7.1 to C.7.3, C.7.5 (equipment), C.12.1.1.9 and IHE AIR (contributing
     equipment).
     """
-    for keyword in _COPIED:
+    for keyword in COPIED:
         if keyword in source:
             made[keyword] = deepcopy(source[keyword])
-        elif keyword in made and keyword not in _TYPE_2:
+        elif keyword in _TYPE_2:
+            setattr(made, keyword, None)
+        elif keyword in made:
             delattr(made, keyword)
     made.Manufacturer = provenance.manufacturer
     made.ManufacturerModelName = provenance.manufacturer_model_name
@@ -233,7 +259,7 @@ def _fold(made: Dataset, source: Dataset) -> None:
         return text
 
     def visit(_: Dataset, element: Any) -> None:
-        if element.keyword in _COPIED or element.VR not in {"LO", "SH", "ST", "LT", "UT", "UC"}:
+        if element.keyword in COPIED or element.VR not in {"LO", "SH", "ST", "LT", "UT", "UC"}:
             return
         if isinstance(element.value, str):
             element.value = fold(element.value)
@@ -241,7 +267,7 @@ def _fold(made: Dataset, source: Dataset) -> None:
             element.value = [fold(str(value)) for value in element.value]
 
     for element in list(made):
-        if element.keyword in _COPIED:
+        if element.keyword in COPIED:
             continue
         if element.VR == "SQ":
             for item in element.value:

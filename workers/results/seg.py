@@ -1,84 +1,175 @@
-"""The lesions as a DICOM Segmentation (PS3.3 A.51): one binary segment for each."""
+"""The lesions as DICOM Segmentations (PS3.3 A.51, and A.101 for label maps)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
-from highdicom import PixelMeasuresSequence
 from highdicom.color import CIELabColor
-from highdicom.seg import (
-    SegmentAlgorithmTypeValues,
-    Segmentation,
-    SegmentationTypeValues,
-    SegmentDescription,
-)
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from skimage.color import rgb2lab
 
+from core.alternatives import LABEL_MAP_SEGMENTATION
 from core.domain import Finding
 from core.errors import ResultError
-from workers.findings import Findings
+from workers.analysis import Analysis, Part
+from workers.images.stack import ImageStack
 from workers.results.codes import concept
-from workers.results.provenance import SEG_SERIES_NUMBER, Provenance, sign, template_of
-from workers.volume import SeriesVolume
+from workers.results.provenance import SEG_SERIES_NUMBER, Provenance, sign
+from workers.results.seg_groups import (
+    dimensions,
+    per_frame_groups,
+    shared_groups,
+    source_reference,
+)
+from workers.results.seg_pixels import (
+    MAXIMUM_FRACTIONAL_VALUE,
+    SegFrame,
+    binary_bytes,
+    fractional_bytes,
+    frames_of,
+    label_bytes,
+)
+from workers.results.seg_place import is_placed
+
+SegKind = Literal["binary", "labelmap", "fractional"]
+
+_BACKGROUND = 0
+# PS3.16 CID 7151 and Annex D
+_BACKGROUND_CODE = CodedConcept("125040", "DCM", "Background")
 
 
-def build_seg(volume: SeriesVolume, findings: Findings, provenance: Provenance) -> Dataset:
-    """One segment per lesion, in the source's own slices; empty frames are left out.
+def build_segs(
+    analysis: Analysis, provenance: Provenance, *, kind: SegKind = "binary"
+) -> tuple[Dataset | None, ...]:
+    """One segmentation for each of `analysis.parts`; None where nothing was outlined.
 
-    Segment Number is the finding's number. Position, orientation and Frame of Reference are
-    the source's, value for value, so that no viewer can show it shifted.
+    Segment Number is the finding's `segment`. Only frames that hold something are written. Where
+    the images have a Frame of Reference and a place in it, each frame has the position and
+    orientation of its source image, as that one wrote them; else a frame's grid is its source
+    image's (PS3.3 A.51.5.1). Every frame names its source image. The same job makes the same
+    bytes.
+
+    Args:
+        analysis: what was found.
+        provenance: who made it; the UIDs follow from its job.
+        kind: "binary" has one frame of bits for each segment and image, "labelmap" one frame
+            of segment numbers for each image (Label Map Segmentation Storage), "fractional"
+            one frame of probabilities for each segment and image.
 
     Raises:
-        ResultError: there is no lesion; an empty SEG says nothing that the SR does not.
+        ResultError: a part's label map and its findings contradict each other; a lesion lies
+            in an image that did not come and that has no place; `kind` is "fractional" and
+            the probabilities were not kept.
     """
-    if not findings.present:
-        raise ResultError("no lesion was found, so there is nothing to segment")
-    source = volume.datasets[0]
-    templates = [template_of(dataset, volume.spacing_mm[0]) for dataset in volume.datasets]
-    for template in templates:
-        # the same up to the noise that the volume tolerates; highdicom wants the very same
-        template.ImageOrientationPatient = source.ImageOrientationPatient
-        template.PixelSpacing = source.PixelSpacing
-    seg = Segmentation(
-        source_images=templates,
-        pixel_array=findings.label_map,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment(finding, provenance) for finding in findings.present],
-        series_instance_uid=provenance.uid("SEG", "series"),
-        series_number=SEG_SERIES_NUMBER,
-        sop_instance_uid=provenance.uid("SEG"),
-        instance_number=1,
-        manufacturer=provenance.manufacturer,
-        manufacturer_model_name=provenance.manufacturer_model_name,
-        software_versions=provenance.software_version,
-        device_serial_number=provenance.device_serial_number,
-        content_label="AI_LESIONS",
-        content_description="AI result, not reviewed",
-        content_creator_name=f"{provenance.manufacturer}^AI",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        pixel_measures=PixelMeasuresSequence(
-            pixel_spacing=volume.spacing_mm[1:],
-            slice_thickness=float(templates[0].SliceThickness),
-            spacing_between_slices=volume.spacing_mm[0],
-        ),
-        omit_empty_frames=True,
+    return tuple(
+        _build(part, number, provenance, kind) if any(f.segment for f in part.findings) else None
+        for number, part in enumerate(analysis.parts)
     )
-    # highdicom makes a new one on each call; ours must be the same on a retry.
-    organization = provenance.uid("SEG", "dimensions")
-    for item in seg.DimensionOrganizationSequence:
-        item.DimensionOrganizationUID = organization
-    for item in seg.DimensionIndexSequence:
-        item.DimensionOrganizationUID = organization
-    sign(seg, source, provenance)
+
+
+def _build(part: Part, number: int, provenance: Provenance, kind: SegKind) -> Dataset:
+    stack = part.stack
+    lesions = [finding for finding in part.findings if finding.segment]
+    frames = frames_of(part.label_map, [finding.segment for finding in lesions])
+    if kind == "labelmap":
+        frames = [SegFrame(i) for i in sorted({frame.index for frame in frames})]
+    placed = is_placed(stack, {frame.index for frame in frames})
+    seg = Dataset()
+    seg.SOPClassUID = LABEL_MAP_SEGMENTATION if kind == "labelmap" else SegmentationStorage
+    seg.SOPInstanceUID = provenance.uid("SEG", str(number))
+    seg.SeriesInstanceUID = provenance.uid("SEG", "series")
+    seg.Modality = "SEG"
+    seg.SeriesNumber = SEG_SERIES_NUMBER
+    seg.InstanceNumber = number + 1
+    seg.ImageType = ["DERIVED", "PRIMARY"]
+    seg.ContentLabel = "AI_LESIONS"
+    seg.ContentDescription = "AI result, not reviewed"
+    seg.ContentCreatorName = f"{provenance.manufacturer}^AI"
+    if placed:
+        seg.FrameOfReferenceUID = stack.frame_of_reference_uid
+        seg.PositionReferenceIndicator = stack.source.get("PositionReferenceIndicator")
+    else:
+        seg.PatientOrientation = _patient_orientation(stack)
+    _describe_pixels(seg, stack, len(frames), kind, len(lesions))
+    seg.SegmentSequence = [_segment(finding, provenance) for finding in lesions]
+    if kind == "labelmap":
+        seg.SegmentSequence.insert(0, _background())
+    seg.SegmentsOverlap = "NO"
+    seg.ReferencedSeriesSequence = _referenced_series(stack)
+    dimensions(
+        seg,
+        provenance.uid("SEG", "dimensions", str(number)),
+        by_segment=kind != "labelmap",
+        by_position=stack.is_volume and placed,
+    )
+    seg.SharedFunctionalGroupsSequence = [shared_groups(stack, frames, placed=placed)]
+    sign(seg, stack.source, provenance)
+    # after `sign`, which looks at every element that it finds
+    seg[Tag("PerFrameFunctionalGroupsSequence")] = per_frame_groups(stack, frames, placed=placed)
+    seg[Tag("PixelData")] = DataElement(
+        "PixelData", "OW" if seg.BitsAllocated == 16 else "OB", _pixels(part, frames, kind)
+    )
+    seg.file_meta = FileMetaDataset()
+    seg.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # lets pydicom write the encoded functional groups as they are
+    charset = seg.get("SpecificCharacterSet")
+    encoding = convert_encodings(charset) if charset else default_encoding
+    seg.set_original_encoding(False, True, encoding)
     return seg
+
+
+def _describe_pixels(
+    seg: Dataset, stack: ImageStack, frames: int, kind: SegKind, segments: int
+) -> None:
+    """Image Pixel and Segmentation Image (PS3.3 C.7.6.3, C.8.20.2)."""
+    seg.SegmentationType = kind.upper()
+    bits = {"binary": 1, "fractional": 8, "labelmap": 8 if segments < 2**8 else 16}[kind]
+    seg.SamplesPerPixel = 1
+    seg.PhotometricInterpretation = "MONOCHROME2"
+    seg.NumberOfFrames = frames
+    seg.Rows, seg.Columns = stack.array.shape[1:]
+    seg.BitsAllocated = seg.BitsStored = bits
+    seg.HighBit = bits - 1
+    seg.PixelRepresentation = 0
+    if kind == "fractional":
+        seg.SegmentationFractionalType = "PROBABILITY"
+        seg.MaximumFractionalValue = MAXIMUM_FRACTIONAL_VALUE
+    elif kind == "labelmap":
+        seg[Tag("PixelPaddingValue")] = DataElement("PixelPaddingValue", "US", _BACKGROUND)
+    # what was lossy once stays so (PS3.3 C.8.20.2.2)
+    lossy = [ds for ds in stack.datasets if ds.get("LossyImageCompression") == "01"]
+    seg.LossyImageCompression = "01" if lossy else "00"
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if lossy and keyword in lossy[0]:
+            seg[keyword] = lossy[0][keyword]
+
+
+def _pixels(part: Part, frames: Sequence[SegFrame], kind: SegKind) -> bytes:
+    """Pixel Data (7FE0,0010), native, padded to an even length."""
+    if kind == "binary":
+        data = binary_bytes(part.label_map, frames)
+    elif kind == "labelmap":
+        data = label_bytes(part.label_map, frames, sum(f.segment > 0 for f in part.findings))
+    elif part.probabilities is None:
+        raise ResultError("a FRACTIONAL SEG needs probabilities, and they were not kept")
+    else:
+        channels = {finding.segment: finding.channel for finding in part.findings}
+        data = fractional_bytes(part.label_map, frames, part.probabilities, channels)
+    return data + b"\0" * (len(data) % 2)
 
 
 def _segment(finding: Finding, provenance: Provenance) -> SegmentDescription:
     """The item of the Segment Sequence for `finding` (PS3.3 C.8.20.4)."""
-    lightness, a, b = rgb2lab(np.array(finding.color, dtype=np.float64) / 255)
-    return SegmentDescription(
-        segment_number=finding.number,
+    segment = SegmentDescription(
+        segment_number=finding.segment,
         segment_label=finding.label,
         segmented_property_category=concept(finding.category),
         segmented_property_type=concept(finding.type),
@@ -87,5 +178,51 @@ def _segment(finding: Finding, provenance: Provenance) -> SegmentDescription:
         tracking_uid=finding.tracking_uid,
         tracking_id=finding.label,
         anatomic_regions=[concept(finding.site)] if finding.site else None,
-        display_color=CIELabColor(float(lightness), float(a), float(b)),
+        display_color=_cielab(finding.color),
     )
+    if finding.site and finding.laterality:
+        region = segment.AnatomicRegionSequence[0]
+        region.AnatomicRegionModifierSequence = [concept(finding.laterality)]
+    return segment
+
+
+def _background() -> Dataset:
+    """Pixel value 0: a label map describes every value that it has (PS3.3 C.8.20.2.3.3)."""
+    background = Dataset()
+    background.SegmentNumber = _BACKGROUND
+    background.SegmentLabel = "Background"
+    background.SegmentedPropertyCategoryCodeSequence = [_BACKGROUND_CODE]
+    background.SegmentedPropertyTypeCodeSequence = [_BACKGROUND_CODE]
+    background.SegmentAlgorithmType = "AUTOMATIC"
+    background.SegmentAlgorithmName = "Background"
+    background.RecommendedDisplayCIELabValue = list(_cielab((0, 0, 0)).value)
+    return background
+
+
+def _cielab(color: tuple[int, int, int]) -> CIELabColor:
+    """`color`, sRGB 0 to 255, as Recommended Display CIELab Value (PS3.3 C.10.7.1.1)."""
+    lightness, a, b = rgb2lab(np.array(color, dtype=np.float64) / 255)
+    return CIELabColor(float(lightness), float(a), float(b))
+
+
+def _patient_orientation(stack: ImageStack) -> Any:
+    """Patient Orientation (0020,0020), where all images say the same; else unknown."""
+    said = {str(ds.get("PatientOrientation") or ""): ds for ds in stack.datasets}
+    if len(said) > 1 or "" in said:
+        return None
+    return stack.source.PatientOrientation
+
+
+def _referenced_series(stack: ImageStack) -> list[Dataset]:
+    """Every image that the model saw (PS3.3 C.12.2)."""
+    by_series: dict[str, list[Dataset]] = {}
+    for dataset in stack.datasets:
+        references = by_series.setdefault(str(dataset.SeriesInstanceUID), [])
+        references.append(source_reference(dataset))
+    series = []
+    for uid, references in by_series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = references
+        series.append(item)
+    return series

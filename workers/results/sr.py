@@ -2,241 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from highdicom.base import SOPClass
 from highdicom.sr import (
-    CodeContentItem,
-    Comprehensive3DSR,
-    ContainerContentItem,
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    FindingSite,
-    ImageContentItem,
     LanguageOfContentItemAndDescendants,
-    Measurement,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
-    ObserverContext,
-    QualitativeEvaluation,
-    ReferencedSegment,
-    RelationshipTypeValues,
-    SourceSeriesForSegmentation,
-    TextContentItem,
-    TrackingIdentifier,
-    UIDRefContentItem,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
-from core.domain import Finding
+from core.equipment import MANUFACTURER, MODEL_NAME
 from core.errors import ResultError
-from workers.findings import Findings
-from workers.results.codes import (
-    ABSENT,
-    CERTAINTY_OF_FINDING,
-    COMMENT,
-    DEVICE,
-    ENGLISH,
-    PERCENT,
-    PRESENT,
-    SOURCE,
-    acquisition_modality,
-    concept,
-    procedure_reported,
-)
-from workers.results.provenance import NOTICE, SR_SERIES_NUMBER, Provenance, sign, template_of
-from workers.volume import SeriesVolume
+from workers.analysis import Analysis
+from workers.results.codes import ENGLISH, concept, procedure_reported
+from workers.results.provenance import SR_SERIES_NUMBER, Provenance, observer_of, sign
+from workers.results.sr_groups import Groups
+from workers.results.sr_items import TEMPLATES, Items, Relation, sequence
+from workers.results.sr_library import evidence, image_library, predecessors, requests
 
-_CONTAINS = RelationshipTypeValues.CONTAINS
-_CONTEXT = RelationshipTypeValues.HAS_ACQ_CONTEXT
-_Group = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
-
-# The most figures of a measured value: DS holds 16 characters, and more would be pretence.
-_FIGURES = 6
-# PS3.3 Table C.17-3 asks for these in an item of the Referenced Request Sequence.
-_REQUEST_TYPE_2 = (
-    "AccessionNumber",
-    "PlacerOrderNumberImagingServiceRequest",
-    "FillerOrderNumberImagingServiceRequest",
-    "RequestedProcedureID",
-    "RequestedProcedureDescription",
-)
+_CONTENT = Tag("ContentSequence")
+_TITLE = codes.DCM.ImagingMeasurementReport
 
 
-def build_sr(
-    volume: SeriesVolume, findings: Findings, seg: Dataset | None, provenance: Provenance
-) -> Dataset:
-    """One TID 1411 group per lesion, tied to its segment; one TID 1501 group when absent.
+def build_sr(analysis: Analysis, segs: Sequence[Dataset | None], provenance: Provenance) -> Dataset:
+    """One group for each finding: TID 1411 or 1410 a lesion, TID 1501 a class or "absent".
 
     COMPLETE, as the algorithm has said all that it will; PRELIMINARY and UNVERIFIED, as nobody
-    has looked at it.
+    has looked at it. Its evidence is every instance that was analysed, and the SEGs. The same
+    job makes the same bytes.
+
+    Args:
+        analysis: what was found.
+        segs: one for each of `analysis.parts`, None where it has no lesion. `finding.segment`
+            is a Segment Number in `segs[finding.part]`.
+        provenance: who made it; reports among `provenance.earlier` become its predecessors.
 
     Raises:
-        ResultError: there are lesions but no SEG to refer to.
+        ResultError: there is no finding, a lesion has no SEG to refer to, or a measurement is
+            not finite.
     """
-    if findings.present and seg is None:
-        raise ResultError("a report on lesions needs the segmentation that shows them")
-    source = volume.datasets[0]
-    templates = [template_of(dataset, volume.spacing_mm[0]) for dataset in volume.datasets]
-    remarks = _remarks(findings)
-    groups = []
-    for finding in findings.findings:
-        group: _Group
-        if finding.present and seg is not None:
-            group = _present(finding, volume, seg, provenance)
-        else:
-            group = _absent(finding, provenance)
-        for remark in remarks:
-            group[0].ContentSequence.append(TextContentItem(COMMENT, remark, _CONTAINS))
-        groups.append(group)
-    report = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=_observer(provenance)),
-        procedure_reported=procedure_reported(source),
-        imaging_measurements=groups,
-        title=codes.DCM.ImagingMeasurementReport,
-        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(ENGLISH),
-    )
-    content = report[0].ContentSequence
-    content.insert(len(content) - 1, _image_library(volume))
-    sr = Comprehensive3DSR(
-        evidence=[*templates, *([] if seg is None else [seg])],
-        content=report[0],
+    if not analysis.findings:
+        raise ResultError("a report needs a finding, if only that what was sought is absent")
+    source = analysis.source
+    # highdicom writes the type 2 attributes and, as `sign` does again, who and when
+    report: Dataset = SOPClass(
+        study_instance_uid=source.StudyInstanceUID,
         series_instance_uid=provenance.uid("SR", "series"),
         series_number=SR_SERIES_NUMBER,
         sop_instance_uid=provenance.uid("SR"),
+        sop_class_uid=Comprehensive3DSRStorage,
         instance_number=1,
-        manufacturer=provenance.manufacturer,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
+        modality="SR",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    if source.get("ProcedureCodeSequence"):
-        sr.PerformedProcedureCodeSequence = source.ProcedureCodeSequence
-    sign(sr, source, provenance)
-    # The module SR Document Series has no request attributes; they are in the sequence above.
-    if "RequestAttributesSequence" in sr:
-        del sr.RequestAttributesSequence
-    requests = _requests(source)
-    if requests:
-        sr.ReferencedRequestSequence = requests
-    return sr
+    report.CompletionFlag = "COMPLETE"
+    report.VerificationFlag = "UNVERIFIED"
+    report.PreliminaryFlag = "PRELIMINARY"
+    report.ReferencedPerformedProcedureStepSequence = []
+    report.ValueType = "CONTAINER"
+    report.ContinuityOfContent = "SEPARATE"
+    report.ConceptNameCodeSequence = [concept(_TITLE)]
+    report.ContentTemplateSequence = [_template("1500")]
+    sign(report, source, provenance)
+    # all that follows comes after `sign`, which looks at every element that it finds
+    if "RequestAttributesSequence" in report:
+        # the module SR Document Series has none; they are in the sequence of requests
+        del report.RequestAttributesSequence
+    orders = requests(source)
+    if orders:
+        report.ReferencedRequestSequence = orders
+    report.PerformedProcedureCodeSequence = source.get("ProcedureCodeSequence") or []
+    before = predecessors(provenance.earlier, str(source.StudyInstanceUID))
+    if before:
+        report.PredecessorDocumentsSequence = before
+    made = [seg for seg in segs if seg is not None]
+    report.CurrentRequestedProcedureEvidenceSequence = evidence([*analysis.datasets, *made])
+    items = Items(source.get("SpecificCharacterSet"))
+    content = _content(analysis, segs, provenance, items)
+    private = sorted(scheme for scheme in items.schemes if scheme.startswith("99"))
+    if private:
+        report.CodingSchemeIdentificationSequence = [_scheme(name) for name in private]
+    report[_CONTENT] = sequence(_CONTENT, content)
+    # lets pydicom write the encoded content as it is
+    report.set_original_encoding(False, True, report._character_set)
+    return report
 
 
-def _image_library(volume: SeriesVolume) -> ContainerContentItem:
-    """The images that were analysed, in slice order (PS3.16 TID 1600).
-
-    What they have in common stands once at the group; a description of each of several hundred
-    slices would be most of the report.
-    """
-    source = volume.datasets[0]
-    group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=_CONTAINS)
-    group.ContentSequence = ContentSequence()
-    modality = acquisition_modality(source)
-    if modality is not None:
-        group.ContentSequence.append(CodeContentItem(codes.DCM.Modality, modality, _CONTEXT))
-    group.ContentSequence.append(
-        UIDRefContentItem(codes.DCM.FrameOfReferenceUID, volume.frame_of_reference_uid, _CONTEXT)
-    )
-    for dataset in volume.datasets:
-        group.ContentSequence.append(
-            ImageContentItem(
-                name=SOURCE,
-                referenced_sop_class_uid=dataset.SOPClassUID,
-                referenced_sop_instance_uid=dataset.SOPInstanceUID,
-                relationship_type=_CONTAINS,
-            )
-        )
-    library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=_CONTAINS)
-    library.ContentSequence = ContentSequence([group])
-    return library
-
-
-def _observer(provenance: Provenance) -> ObserverContext:
-    """Who observed: this device (PS3.16 TID 1004)."""
-    return ObserverContext(
-        observer_type=DEVICE,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=provenance.device,
-            name=f"{provenance.manufacturer_model_name} {provenance.software_version}",
-            manufacturer_name=provenance.manufacturer,
-            model_name=provenance.manufacturer_model_name,
-            serial_number=provenance.device_serial_number,
+def _content(
+    analysis: Analysis, segs: Sequence[Dataset | None], provenance: Provenance, items: Items
+) -> list[bytes]:
+    """The items under the document's root (PS3.16 TID 1500)."""
+    language = LanguageOfContentItemAndDescendants(ENGLISH)
+    groups = Groups(analysis, segs, provenance, items)
+    return [
+        *(items.same(item) for item in language),
+        *(items.same(item) for item in observer_of(provenance)),
+        items.code(
+            Relation.MODIFIER, codes.DCM.ProcedureReported, procedure_reported(analysis.source)
         ),
-    )
-
-
-def _present(
-    finding: Finding, volume: SeriesVolume, seg: Dataset, provenance: Provenance
-) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """A lesion's group (PS3.16 TID 1411)."""
-    measurements = [
-        Measurement(
-            name=concept(measured.concept),
-            value=float(f"{measured.value:.{_FIGURES}g}"),
-            unit=concept(measured.unit),
-            method=concept(measured.method) if measured.method else None,
-        )
-        for measured in finding.measurements
+        image_library([part.stack for part in analysis.parts], items),
+        items.container(
+            Relation.CONTAINS,
+            codes.DCM.ImagingMeasurements,
+            [groups.group(finding) for finding in analysis.findings],
+        ),
     ]
-    if finding.probability is not None:
-        percent = float(f"{100 * finding.probability:.4g}")
-        measurements.append(Measurement(CERTAINTY_OF_FINDING, percent, PERCENT))
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(finding.tracking_uid, finding.label),
-        referenced_segment=ReferencedSegment(
-            sop_class_uid=seg.SOPClassUID,
-            sop_instance_uid=seg.SOPInstanceUID,
-            segment_number=finding.number,
-            source_series=SourceSeriesForSegmentation(volume.datasets[0].SeriesInstanceUID),
-        ),
-        finding_category=concept(finding.category),
-        finding_type=concept(finding.type),
-        finding_sites=[FindingSite(concept(finding.site))] if finding.site else None,
-        algorithm_id=provenance.algorithm_template(),
-        measurements=measurements,
-        qualitative_evaluations=[QualitativeEvaluation(concept(finding.type), PRESENT)],
-    )
 
 
-def _absent(finding: Finding, provenance: Provenance) -> MeasurementsAndQualitativeEvaluations:
-    """The statement that the lesion was sought and not found (PS3.16 TID 1501)."""
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(finding.tracking_uid, finding.label),
-        finding_category=concept(finding.category),
-        finding_type=concept(finding.type),
-        finding_sites=[FindingSite(concept(finding.site))] if finding.site else None,
-        algorithm_id=provenance.algorithm_template(),
-        qualitative_evaluations=[QualitativeEvaluation(concept(finding.type), ABSENT)],
-    )
+def _scheme(designator: str) -> Dataset:
+    """A private coding scheme (PS3.3 C.12.1.1.5; PS3.16 Section 8: it begins with 99)."""
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = designator
+    if designator.removeprefix("99") == MODEL_NAME.upper():
+        scheme.CodingSchemeName = f"Measurements of {MODEL_NAME}"
+        scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
+    return scheme
 
 
-def _remarks(findings: Findings) -> list[str]:
-    """What a reader of a group must know; the notice first."""
-    remarks = [NOTICE]
-    if findings.too_small:
-        remarks.append(
-            f"{findings.too_small} region(s) under the least size are not listed "
-            f"(together {findings.too_small_ml:.3g} mL)."
-        )
-    if findings.left_out:
-        remarks.append(
-            f"{findings.left_out} smaller finding(s) are not listed: the limit was reached "
-            f"(together {findings.left_out_ml:.3g} mL)."
-        )
-    return remarks
-
-
-def _requests(source: Dataset) -> list[Dataset]:
-    """The orders that the study answers (PS3.3 Table C.17-3), from the images' own items."""
-    requests = []
-    for item in source.get("RequestAttributesSequence") or ():
-        request = Dataset()
-        request.StudyInstanceUID = item.get("StudyInstanceUID") or source.StudyInstanceUID
-        request.ReferencedStudySequence = item.get("ReferencedStudySequence") or []
-        for keyword in _REQUEST_TYPE_2:
-            setattr(request, keyword, item.get(keyword))
-        if not request.AccessionNumber:
-            request.AccessionNumber = source.get("AccessionNumber")
-        request.RequestedProcedureCodeSequence = item.get("RequestedProcedureCodeSequence") or []
-        requests.append(request)
-    return requests
+def _template(identifier: str) -> Dataset:
+    """The item of the Content Template Sequence (PS3.3 C.18.8)."""
+    template = Dataset()
+    template.MappingResource = "DCMR"
+    template.MappingResourceUID = TEMPLATES
+    template.TemplateIdentifier = identifier
+    return template

@@ -1,0 +1,1 @@
+"""DICOM instances made into arrays that know where they came from."""

@@ -1,0 +1,1 @@
+"""What a model answered, made into lesions: connected, measured, placed."""
