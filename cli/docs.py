@@ -1,10 +1,11 @@
-"""The generated parts of `docs/operations.md` and `docs/conformance.md`.
+"""The generated parts of the pages under `docs/`.
 
     python -m cli.docs            write them
     python -m cli.docs --check    exit status 1 if a page is out of date
 
 A generated part stands between two comments, `<!-- generated: NAME -->` and `<!-- end -->`. It
-is made from the code: settings, commands, states, log events, presentation contexts, statuses.
+is made from the code: settings, commands, states, log events, presentation contexts, statuses,
+measurements, alternatives.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "docs" / "operations.md", ROOT / "docs" / "conformance.md")
+PAGES = tuple(ROOT / "docs" / name for name in ("operations.md", "conformance.md", "results.md"))
 SOURCES = ("core", "node", "workers", "models", "cli")
 
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -399,6 +400,43 @@ def sent_statuses() -> str:
     return "\n".join(_table(("what we do", "status"), rows))
 
 
+# Names in `workers.lesions.concepts`, in the order in which a report has them.
+_MEASURED = {
+    "size": ("VOLUME", "AREA", "LONG_AXIS", "SHORT_AXIS", "MAXIMUM_3D_DIAMETER")
+    + ("SURFACE_AREA", "PERIMETER"),
+    "shape": ("SPHERICITY", "COMPACTNESS_2", "SOLIDITY", "ELONGATION", "FLATNESS")
+    + ("CIRCULARITY", "SOLIDITY_2D"),
+    "boundary": ("MARGIN_SHARPNESS", "MARGIN_IRREGULARITY", "MARGINS"),
+    "density": ("MEAN", "STANDARD_DEVIATION", "MEDIAN", "MINIMUM", "MAXIMUM")
+    + ("PERCENTILE_10", "PERCENTILE_90", "CONTRAST"),
+}
+
+
+def measurements_table() -> str:
+    """The codes of what is measured of a lesion."""
+    from workers.lesions import concepts
+
+    rows = []
+    for kind, names in _MEASURED.items():
+        for name in names:
+            code = getattr(concepts, name)
+            meaning = concepts.PRIVATE_MEANINGS.get(code, "")
+            rows.append((kind, code.meaning, f"({code.value}, {code.scheme})", meaning))
+    return "\n".join(_table(("of", "what", "code", "defined as, where the code is ours"), rows))
+
+
+def alternatives_table() -> str:
+    """What is made of an object for a destination that refuses its SOP class."""
+    from core.alternatives import ALTERNATIVES
+    from core.sopclasses import name_of
+
+    rows = [
+        (name_of(uid), ", then ".join(name_of(other) for other in others))
+        for uid, others in ALTERNATIVES.items()
+    ]
+    return "\n".join(_table(("refused", "made in its place"), rows))
+
+
 def _tree(kind: Any) -> Iterator[Any]:
     from core import errors
 
@@ -420,6 +458,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "policy": policy_table,
     "store-statuses": store_statuses,
     "sent-statuses": sent_statuses,
+    "measurements": measurements_table,
+    "alternatives": alternatives_table,
 }
 
 

@@ -61,8 +61,22 @@ TRANSFER_SYNTAXES: tuple[UID, ...] = (
 UNCOMPRESSED: tuple[UID, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 VERIFICATION = UID(str(VerificationPresentationContexts[0].abstract_syntax))
+# Retired by the standard, still made by machines that are not: Ultrasound, Ultrasound Multi-frame,
+# Nuclear Medicine, X-Ray Angiographic Bi-Plane (PS3.6 Table A-1).
+RETIRED_CLASSES: tuple[UID, ...] = (
+    UID("1.2.840.10008.5.1.4.1.1.6"),
+    UID("1.2.840.10008.5.1.4.1.1.3"),
+    UID("1.2.840.10008.5.1.4.1.1.5"),
+    UID("1.2.840.10008.5.1.4.1.1.12.3"),
+)
 STORAGE_CLASSES: tuple[UID, ...] = tuple(
-    UID(str(context.abstract_syntax)) for context in AllStoragePresentationContexts
+    dict.fromkeys(
+        (
+            *(UID(str(context.abstract_syntax)) for context in AllStoragePresentationContexts),
+            *RETIRED_CLASSES,
+            UID(LABEL_MAP_SEGMENTATION),  # ours may come back; pynetdicom has it not yet
+        )
+    )
 )
 
 
