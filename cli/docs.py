@@ -402,13 +402,11 @@ def sent_statuses() -> str:
 
 # Names in `workers.lesions.concepts`, in the order in which a report has them.
 _MEASURED = {
-    "size": ("VOLUME", "AREA", "LONG_AXIS", "SHORT_AXIS", "MAXIMUM_3D_DIAMETER")
-    + ("SURFACE_AREA", "PERIMETER"),
-    "shape": ("SPHERICITY", "COMPACTNESS_2", "SOLIDITY", "ELONGATION", "FLATNESS")
-    + ("CIRCULARITY", "SOLIDITY_2D"),
-    "boundary": ("MARGIN_SHARPNESS", "MARGIN_IRREGULARITY", "MARGINS"),
-    "density": ("MEAN", "STANDARD_DEVIATION", "MEDIAN", "MINIMUM", "MAXIMUM")
-    + ("PERCENTILE_10", "PERCENTILE_90", "CONTRAST"),
+    "size": "VOLUME AREA LONG_AXIS SHORT_AXIS MAXIMUM_3D_DIAMETER SURFACE_AREA PERIMETER",
+    "shape": "SPHERICITY COMPACTNESS_2 SOLIDITY ELONGATION FLATNESS CIRCULARITY SOLIDITY_2D",
+    "boundary": "MARGIN_SHARPNESS MARGIN_IRREGULARITY MARGINS",
+    "density": "MEAN STANDARD_DEVIATION MEDIAN MINIMUM MAXIMUM PERCENTILE_10 PERCENTILE_90 "
+    "CONTRAST",
 }
 
 
@@ -418,7 +416,7 @@ def measurements_table() -> str:
 
     rows = []
     for kind, names in _MEASURED.items():
-        for name in names:
+        for name in names.split():
             code = getattr(concepts, name)
             meaning = concepts.PRIVATE_MEANINGS.get(code, "")
             rows.append((kind, code.meaning, f"({code.value}, {code.scheme})", meaning))

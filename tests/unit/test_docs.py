@@ -11,7 +11,7 @@ from cli import docs
 from core.settings import Settings
 from node.contexts import table
 
-OPERATIONS, CONFORMANCE = docs.PAGES
+OPERATIONS, CONFORMANCE, _ = docs.PAGES
 REMEDY = "out of date: run python -m cli.docs"
 
 
