@@ -43,9 +43,12 @@ _INHERITED = (
     "SliceThickness",
     "SpacingBetweenSlices",
 )
-# Dciodvfy does not count Label Map Segmentation among segmentations yet (PS3.3 Table 10-3).
+# Dciodvfy judges a reference by the SOP class alone. It does not count Label Map Segmentation
+# among segmentations yet (PS3.3 Table 10-3), and some senders put several frames under a
+# single-frame class. That an instance has the frame that is named, the gate itself checks.
 _WRONG = re.compile(
     r"ReferencedSegmentNumber.*Shall not be present for Referenced SOP Class that is not segment"
+    r"|ReferencedFrameNumber.*Shall not be present for Referenced SOP Class that is not multi"
 )
 _VALUE = re.compile(r"= <.*?>")  # may be a patient's
 
