@@ -15,7 +15,7 @@ from rich.text import Text
 from cli.context import age, clock_time, console, load_settings, open_ledger, styled
 
 if TYPE_CHECKING:
-    from core.domain import Finding, Job, Result, Series
+    from core.domain import Finding, Job, Measurement, Result, Series
     from core.ledger import Ledger
     from core.ledger.views import JobLife
 
@@ -130,10 +130,22 @@ def print_life(life: JobLife, store: Any) -> None:
         who = event.actor.partition(":")[0]
         events.add_row(clock_time(event.at), styled(event.state), Text(event.note), who)
     console.print(events)
+    _print_input(job)
     if life.findings:
         console.print(findings_table(life.findings))
     _print_objects(life, store)
     _print_transfers(life)
+
+
+def _print_input(job: Job) -> None:
+    """What was analysed, and what its reader must know."""
+    images, expected = job.summary.get("images"), job.summary.get("expected")
+    if images is not None:
+        revision = job.summary.get("revision", 1)
+        later = f", revision {revision}" if revision > 1 else ""
+        console.print(Text(f"{images} of {expected or images} images analysed{later}"))
+    for remark in job.summary.get("remarks", ()):
+        console.print(Text(remark, style="yellow"))
 
 
 def _print_objects(life: JobLife, store: Any) -> None:
@@ -225,14 +237,15 @@ def findings_table(findings: tuple[Finding, ...], most: int = 20) -> Table:
         table.add_column(name)
     for finding in findings[:most]:
         measured = "\n".join(
-            f"{item.concept.meaning} {item.value:.4g} {item.unit.value}"
+            f"{_name_of(item)} {item.value:.4g} {item.unit.value.replace('{pixels}', 'pixels')}"
             for item in finding.measurements
         )
+        side = f", {finding.laterality.meaning.lower()}" if finding.laterality else ""
         centre = finding.centre
         slices = finding.slices
         table.add_row(
             str(finding.number) if finding.present else "–",
-            finding.label if finding.present else f"{finding.label}: absent",
+            f"{finding.label}{side}" if finding.present else f"{finding.label}: absent",
             f"{finding.probability:.2f}" if finding.probability is not None else "",
             f"{', '.join(f'{value:.1f}' for value in centre)} {_UNITS[finding.space]}"
             if centre
@@ -241,6 +254,11 @@ def findings_table(findings: tuple[Finding, ...], most: int = 20) -> Table:
             measured,
         )
     return table
+
+
+def _name_of(measurement: Measurement) -> str:
+    of = f", {measurement.derivation.meaning.lower()}" if measurement.derivation else ""
+    return measurement.concept.meaning + of
 
 
 def study(
