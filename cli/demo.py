@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.context import clock_time, console
-from cli.work import findings_table, series_table
+from cli.findings import findings_table
+from cli.work import series_table
 
 if TYPE_CHECKING:
     from core.domain import Job

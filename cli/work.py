@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.context import age, clock_time, console, load_settings, open_ledger, styled
+from cli.findings import findings_table, measurements_table
 
 if TYPE_CHECKING:
-    from core.domain import Finding, Job, Measurement, Result, Series
+    from core.domain import Job, Result, Series
     from core.ledger import Ledger
     from core.ledger.views import JobLife
 
 _PANEL = "Work"
 _SHORT_ID = 8
 _ACTOR = "administrator"
-_UNITS = {"patient": "(LPS, mm)", "image": "(column, row, frame)"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -133,6 +133,9 @@ def print_life(life: JobLife, store: Any) -> None:
     _print_input(job)
     if life.findings:
         console.print(findings_table(life.findings))
+        measured = measurements_table(life.findings)
+        if measured is not None:
+            console.print(measured)
     _print_objects(life, store)
     _print_transfers(life)
 
@@ -227,38 +230,6 @@ def _renditions_table(life: JobLife) -> Table:
             Text(item.reason),
         )
     return table
-
-
-def findings_table(findings: tuple[Finding, ...], most: int = 20) -> Table:
-    """Findings with their measurements as a table, the first `most` of them."""
-    left_out = f" (the first {most} of {len(findings)})" if len(findings) > most else ""
-    table = Table(title=f"Findings{left_out}", title_justify="left")
-    for name in ("no.", "finding", "probability", "centre", "slices", "measured"):
-        table.add_column(name)
-    for finding in findings[:most]:
-        measured = "\n".join(
-            f"{_name_of(item)} {item.value:.4g} {item.unit.value.replace('{pixels}', 'pixels')}"
-            for item in finding.measurements
-        )
-        side = f", {finding.laterality.meaning.lower()}" if finding.laterality else ""
-        centre = finding.centre
-        slices = finding.slices
-        table.add_row(
-            str(finding.number) if finding.present else "–",
-            f"{finding.label}{side}" if finding.present else f"{finding.label}: absent",
-            f"{finding.probability:.2f}" if finding.probability is not None else "",
-            f"{', '.join(f'{value:.1f}' for value in centre)} {_UNITS[finding.space]}"
-            if centre
-            else "",
-            f"{slices[0] + 1}–{slices[1] + 1}" if slices else "",
-            measured,
-        )
-    return table
-
-
-def _name_of(measurement: Measurement) -> str:
-    of = f", {measurement.derivation.meaning.lower()}" if measurement.derivation else ""
-    return measurement.concept.meaning + of
 
 
 def study(
