@@ -18,6 +18,7 @@ from core.modelspec import LabelSpec, ModelSpec
 from workers.analysis import Analysis, Part
 from workers.images.stack import Basis, ImageStack
 from workers.lesions.boundary import boundary_of
+from workers.lesions.colors import color_of
 from workers.lesions.components import Component, Mask, components_of, masks_of
 from workers.lesions.density import density_of
 from workers.lesions.midline import Body
@@ -201,7 +202,7 @@ def _finding(
         channel=label.channel,
         site=label.site,
         laterality=side_of(stack, label, place, body),
-        color=label.color,
+        color=color_of(label, number),
         space=place.space,
         centre=place.centre,
         box=place.box,
