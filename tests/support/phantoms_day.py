@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
+from pydicom.uid import ExplicitVRLittleEndian
 
 from core.domain import Finding
 from core.ledger import Ledger
@@ -73,8 +74,7 @@ class Day:
     """What went in and what came out.
 
     Attributes:
-        phantoms, sources: by name; the files before they were compressed, which the checkers
-            cannot all read.
+        phantoms, sources: by name; the latter as files.
         lives: the jobs, by the phantom's name.
         objects: what Orthanc holds, by SOP Instance UID.
         log: the node's.
@@ -99,28 +99,27 @@ class Day:
 def spend_day(folder: Path, made: Mapping[str, Phantom], encodings: Mapping[str, str]) -> Day:
     """All phantoms in, all results out; the node and the archive have ended then.
 
-    `encodings` says, by the phantom's name, which of `phantoms.ENCODINGS` it travels in; empty
-    for one that is compressed already.
+    `encodings` says, by the phantom's name, which of `phantoms.ENCODINGS` it travels in.
     """
     zoo = folder / "zoo"
     # against a background that is noisy enough to be the volume's foreground too
     packages.write_threshold(zoo, "bright-volumes", level=3.0)
     # a phantom's image has two values: the brighter one alone is its foreground, at 0
     packages.write_threshold(
-        zoo,
-        "bright-images",
-        kind="image",
-        modality=IMAGE_MODALITIES,
-        level=-3.0,
+        zoo, "bright-images", kind="image", modality=IMAGE_MODALITIES, level=-3.0
     )
-    native, plain, encoded = folder / "native", folder / "plain", folder / "encoded"
+    native, encoded = folder / "native", folder / "encoded"
     sources = {}
     for number, (name, phantom) in enumerate(made.items()):
-        into = native if name not in encodings else encoded if not encodings[name] else plain
-        sources[name] = phantom.write(into / f"{number:02d}")
-        if encodings.get(name):
-            datasets = [phantoms.encoded(item, encodings[name]) for item in phantom.datasets]
-            phantoms.write(datasets, encoded / f"{number:02d}")
+        datasets = phantom.datasets
+        if name in encodings:
+            datasets = [phantoms.encoded(item, encodings[name]) for item in datasets]
+        syntax = datasets[0].file_meta.TransferSyntaxUID
+        into = native if syntax == ExplicitVRLittleEndian else encoded
+        written = phantoms.write(datasets, into / f"{number:02d}")
+        # the checkers cannot read all syntaxes: they get what it was before it was encoded
+        before = folder / "before" / f"{number:02d}"
+        sources[name] = phantom.write(before) if name in encodings else written
     config = folder / "sentinode.toml"
     with orthanc(folder / "orthanc") as pacs:
         port = free_port()
