@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 from scipy.ndimage import binary_erosion
 from support import phantoms
 from support.phantoms import PATIENTS, Phantom, Study
+from support.phantoms_body import in_air
+from support.phantoms_jpeg import lossy
 from support.validators import dcentvfy, dciodvfy
 
 from core.modelspec import InputSpec
@@ -32,6 +34,14 @@ BROKEN_BETWEEN_INSTANCES: dict[str, Callable[[], Phantom]] = {
 }
 # dicom3tools expects three samples for each pixel; subsampled they are two (PS3.3 C.7.6.3.1.2).
 UNKNOWN_TO_DCIODVFY = ("PixelData has incorrect value length", "<YBR_FULL_422>")
+
+
+def cine() -> Phantom:
+    return lossy(phantoms.us("RGB", 2))
+
+
+def cut_out() -> Phantom:
+    return in_air(phantoms.ct("mirrored"))
 
 
 @pytest.mark.parametrize("kind", [*VOLUMES, *IMAGES, *BROKEN_BETWEEN_INSTANCES])
@@ -53,6 +63,28 @@ def test_the_validators_do_find_errors(tmp_path: Path) -> None:
     paths = phantoms.write([one, other], tmp_path)
     assert any("RescaleSlope" in line for line in dciodvfy(paths[0]))
     assert any("PatientName" in line for line in dcentvfy(paths))
+
+
+@pytest.mark.parametrize("make", [cine, cut_out], ids=["JPEG", "in air"])
+def test_dciodvfy_finds_no_error_in_changed_phantoms(
+    make: Callable[[], Phantom], tmp_path: Path
+) -> None:
+    path = make().write(tmp_path)[0]
+    assert dciodvfy(path) == []
+
+
+def test_jpeg_keeps_the_picture_nearly() -> None:
+    plain, made = phantoms.us("RGB", 2).datasets[0].pixel_array, cine().datasets[0].pixel_array
+    assert made.shape == plain.shape
+    assert np.abs(made.astype(float) - plain).mean() < 3
+
+
+def test_air_is_on_all_sides_and_the_lesion_stays() -> None:
+    phantom = cut_out()
+    stored = np.stack([item.pixel_array for item in phantom.datasets]) - 1024.0
+    edges = (stored[:, 0], stored[:, -1], stored[:, :, 0], stored[:, :, -1])
+    assert all((edge == -1000).all() for edge in edges)
+    assert stored[phantom.mask].mean() == pytest.approx(phantom.lesion_value, rel=0.02)
 
 
 def test_kinds_of_one_study_agree_about_it(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from support.peers import (
 from support.phantoms import Phantom
 
 IMAGE_MODALITIES = ("CR", "DX", "MG", "US", "XA", "OT")
+ABDOMEN = {"value": "818983003", "scheme": "SCT", "meaning": "Abdomen"}
 
 CONFIG = """
 [node]
@@ -103,7 +104,8 @@ def spend_day(folder: Path, made: Mapping[str, Phantom], encodings: Mapping[str,
     """
     zoo = folder / "zoo"
     # against a background that is noisy enough to be the volume's foreground too
-    packages.write_threshold(zoo, "bright-volumes", level=3.0)
+    label = {"sided": True, "site": ABDOMEN}
+    packages.write_threshold(zoo, "bright-volumes", level=3.0, label=label)
     # a phantom's image has two values: the brighter one alone is its foreground, at 0
     packages.write_threshold(
         zoo, "bright-images", kind="image", modality=IMAGE_MODALITIES, level=-3.0
