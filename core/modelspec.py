@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import ModelSpecError
 
@@ -88,7 +88,8 @@ class LabelSpec(_Frozen):
         type: Segmented Property Type; claims no more than the training label says.
         site: anatomic region, when every input of the model shows it.
         color: recommended display colour, sRGB 0 to 255.
-        sided: whether left or right of the body's midline says something about it.
+        sided: whether left or right of the body's midline says something about it; a side is
+            said of the site, so it needs one.
         sought: for a classifier: whether this class is what the model looks for. Classes that
             are not (e.g. "normal") are reported only by their probability.
     """
@@ -101,6 +102,12 @@ class LabelSpec(_Frozen):
     color: tuple[int, int, int] = (255, 64, 64)
     sided: bool = False
     sought: bool = True
+
+    @model_validator(mode="after")
+    def _a_side_is_of_a_site(self) -> Self:
+        if self.sided and self.site is None:
+            raise ValueError("sided needs a site: left or right of what?")
+        return self
 
 
 class OutputSpec(_Frozen):

@@ -285,7 +285,8 @@ class Jobs:
             LeaseLostError: the caller does not hold the job any more; nothing was written.
         """
         row = self._held_by(job_id, owner)
-        note = reason or f"{sum(item.present for item in findings)} findings"
+        found = sum(item.present for item in findings)
+        note = reason or f"{found} finding{'' if found == 1 else 's'}"
         self.move(row, state, note, owner, now, remedy=remedy)
         row.finished_at, row.summary = now, summary or {}
         for finding in findings:

@@ -18,7 +18,8 @@ from workers.images.stack import Basis, Calibration
 from workers.lesions import concepts as c
 from workers.lesions.midline import Body
 
-SIDED = make_spec(({"name": "lesion", "sided": True},))
+BRAIN = {"value": "12738006", "scheme": "SCT", "meaning": "Brain"}
+SIDED = make_spec(({"name": "lesion", "sided": True, "site": BRAIN},))
 SIGNAL = Code(value="1", scheme="UCUM", meaning="no units")
 SHAPE = (20, 60, 80)
 
