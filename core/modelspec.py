@@ -11,12 +11,21 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import ModelSpecError
 
 SPEC_FILE = "model.toml"
 BUILT_IN_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
+
+
+def _writable(text: str) -> str:
+    if "\\" in text or not text.isprintable():
+        raise ValueError("no backslash, line break or control character (PS3.5 Table 6.2-1, LO)")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_writable)]
 
 
 class _Frozen(BaseModel):
@@ -95,7 +104,7 @@ class LabelSpec(_Frozen):
     """
 
     channel: Annotated[int, Field(ge=0)]
-    name: Annotated[str, Field(min_length=1, max_length=58)]
+    name: Annotated[Text, Field(min_length=1, max_length=58)]
     category: Code
     type: Code
     site: Code | None = None
@@ -126,7 +135,7 @@ class OutputSpec(_Frozen):
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     combine: Literal["mean", "max"] = "mean"
-    labels: tuple[LabelSpec, ...]
+    labels: Annotated[tuple[LabelSpec, ...], Field(min_length=1)]
 
 
 class PostprocessingSpec(_Frozen):
@@ -165,7 +174,7 @@ class ModelSpec(_Frozen):
     schema_version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    title: str
+    title: Annotated[Text, Field(min_length=1)]
     intended_use: str
     licence: str
     family: Code

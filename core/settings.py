@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -52,6 +53,12 @@ def _by_commas(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _known_zone(name: str) -> str:
+    if name and name not in available_timezones():
+        raise ValueError(f"no time zone is called {name!r}")
+    return name
 
 
 class _Section(BaseModel):
@@ -170,6 +177,11 @@ class ResultSettings(_Section):
         "", max_length=64, description="Serial number of this device; default: node.ae_title"
     )
     institution: str = Field("", max_length=64, description="Institution of the equipment")
+    timezone: Annotated[str, AfterValidator(_known_zone)] = Field(
+        "",
+        description="Time zone of dates in the objects where the source names none, such as "
+        "Europe/Berlin; default: this machine's",
+    )
     segmentation: Literal["binary", "labelmap", "fractional"] = Field(
         "binary", description="Kind of the SEG; labelmap is another SOP class that few PACS take"
     )

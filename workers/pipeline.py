@@ -10,9 +10,10 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -117,6 +118,7 @@ class Pipeline:
             raise NotApplicableError(f"{spec.name} reads one series at a time")
         with self._ledger.read() as work:
             revision, earlier = work.jobs.earlier(job.id)
+            void = work.jobs.void(job.id)
         timed = Clock()
         analysis, summary = analyse(
             [self._store.get(item.store_key) for item in instances],
@@ -128,7 +130,9 @@ class Pipeline:
             clock=timed,
         )
         lease.check()
-        provenance = self._provenance(job, spec, revision, earlier)
+        provenance = replace(
+            self._provenance(job, spec), revision=revision, earlier=earlier, void=void
+        )
         with timed("objects"):
             made = make_objects(analysis, provenance, self._settings.results)
         with timed("check"):
@@ -140,19 +144,17 @@ class Pipeline:
         summary |= {"revision": revision, "seconds": seconds}
         return _Outcome(analysis.findings, results, summary, fault)
 
-    def _provenance(
-        self, job: Job, spec: ModelSpec, revision: int, earlier: tuple[Result, ...]
-    ) -> Provenance:
+    def _provenance(self, job: Job, spec: ModelSpec) -> Provenance:
+        zone = self._settings.results.timezone
         return Provenance(
             job_id=job.id,
-            created_at=job.created_at,
+            # where the source names no zone, its times are those of the hospital's clocks
+            created_at=job.created_at.astimezone(ZoneInfo(zone) if zone else None),
             spec=spec,
             software_version=equipment.SOFTWARE_VERSION,
             device_serial_number=self._settings.results.device or self._settings.node.ae_title,
             institution_name=self._settings.results.institution,
             uid_root=self._settings.results.uid_root,
-            revision=revision,
-            earlier=earlier,
         )
 
     @staticmethod

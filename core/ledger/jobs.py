@@ -325,8 +325,28 @@ class Jobs:
             has any, in the order in which they were made: its own, and those alternatives that
             a destination has. Empty for the first.
         """
+        jobs = self._earlier_jobs(job_id)
+        for earlier_id in jobs:
+            results = self._objects_of(earlier_id)
+            if results:
+                return 1 + len(jobs), results
+        return 1 + len(jobs), ()
+
+    def void(self, job_id: str) -> tuple[Result, ...]:
+        """The objects of all earlier analyses, which a job's own take the place of.
+
+        All, not only the newest one's: a rejection that did not arrive is made up for.
+        """
+        return tuple(
+            result
+            for earlier_id in reversed(self._earlier_jobs(job_id))
+            for result in self._objects_of(earlier_id)
+        )
+
+    def _earlier_jobs(self, job_id: str) -> Sequence[str]:
+        """Done jobs of the same route on one of the same series, made before; newest first."""
         row = self._session.get_one(JobRow, job_id)
-        jobs = self._session.scalars(
+        return self._session.scalars(
             select(JobRow.id)
             .where(
                 JobRow.route == row.route,
@@ -341,22 +361,22 @@ class Jobs:
             )
             .order_by(JobRow.created_at.desc(), JobRow.id.desc())
         ).all()
+
+    def _objects_of(self, job_id: str) -> tuple[Result, ...]:
+        """The DICOM objects of a job: its own, and those alternatives that a destination has."""
         delivered = select(TransferRow.result_id).where(
             TransferRow.state.in_((TransferState.SENT, TransferState.COMMITTED))
         )
-        for earlier_id in jobs:
-            results = self._session.scalars(
-                select(ResultRow)
-                .where(
-                    ResultRow.job_id == earlier_id,
-                    ResultRow.kind != ResultKind.PICTURE,
-                    ResultRow.alternative_to.is_(None) | ResultRow.id.in_(delivered),
-                )
-                .order_by(ResultRow.id)
-            ).all()
-            if results:
-                return 1 + len(jobs), tuple(result_value(item) for item in results)
-        return 1 + len(jobs), ()
+        results = self._session.scalars(
+            select(ResultRow)
+            .where(
+                ResultRow.job_id == job_id,
+                ResultRow.kind != ResultKind.PICTURE,
+                ResultRow.alternative_to.is_(None) | ResultRow.id.in_(delivered),
+            )
+            .order_by(ResultRow.id)
+        )
+        return tuple(result_value(item) for item in results)
 
     def move(
         self,

@@ -355,7 +355,8 @@ def test_a_pacs_that_comes_back_gets_everything(make_site: SiteMaker, tmp_path: 
     assert life.job.state == JobState.DONE
     with small_pacs(port) as pacs:
         wait_for(site.delivered, 30, "delivered when the PACS is back")
-        assert pacs.uids() == [r.sop_instance_uid for r in life.results if r.sop_instance_uid]
+        sent = {result.kind: result.sop_instance_uid for result in life.results}
+        assert pacs.uids() == [sent["SEG"], sent["SC"], sent["SR"]]
 
 
 def test_our_own_results_coming_back_are_not_analysed(make_site: SiteMaker, tmp_path: Path) -> None:

@@ -233,3 +233,44 @@ def test_nothing_found_makes_a_report_that_says_so(workshop: WorkshopMaker, tmp_
     assert [result.kind for result in life.results] == ["SR", "PICTURE"]
     assert [finding.present for finding in life.findings] == [False]
     assert isinstance(life.job, Job)
+
+
+def test_the_third_analysis_voids_the_objects_of_both_before(
+    workshop: WorkshopMaker, tmp_path: Path
+) -> None:
+    """Also where the second one's own rejection never arrived."""
+    write_threshold(tmp_path / "zoo", "bright")
+    made = workshop(iocm=True)
+    datasets = series_of(write_phantom_study(tmp_path / "study", **SMALL))
+    series = str(datasets[0].SeriesInstanceUID)
+    lives = []
+    for number, batch in enumerate((datasets[:-2], datasets[-2:-1], datasets[-1:])):
+        made.file(batch)
+        lives.append(made.run(series, "bright", T0 + number * SECOND))
+    rejection = made.object(lives[2], "REJECTION")
+    rejected = {
+        reference.ReferencedSOPInstanceUID
+        for study in rejection.CurrentRequestedProcedureEvidenceSequence
+        for item in study.ReferencedSeriesSequence
+        for reference in item.ReferencedSOPSequence
+    }
+    assert rejected == {
+        result.sop_instance_uid
+        for life in lives[:2]
+        for result in life.results
+        if result.kind in {"SEG", "SR", "SC"}
+    }
+
+
+@pytest.mark.parametrize(("zone", "hour"), [("Asia/Tokyo", "12"), ("Europe/Berlin", "04")])
+def test_dates_are_those_of_the_hospital_s_clocks(
+    workshop: WorkshopMaker, tmp_path: Path, zone: str, hour: str
+) -> None:
+    write_threshold(tmp_path / "zoo", "bright")
+    made = workshop(timezone=zone)
+    datasets = series_of(write_phantom_study(tmp_path / "study", **SMALL))
+    for dataset in datasets:
+        dataset.pop("TimezoneOffsetFromUTC", None)
+    made.file(datasets)
+    life = made.run(str(datasets[0].SeriesInstanceUID), "bright")
+    assert made.object(life, "SR").ContentTime.startswith(hour)  # T0 is 03:04 UTC

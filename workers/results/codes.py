@@ -76,15 +76,29 @@ def acquisition_modality(source: Dataset) -> CodedConcept | None:
     return None
 
 
+def procedure_codes(source: Dataset) -> list[Dataset]:
+    """The items of Procedure Code Sequence (0008,1032) that are whole and legal.
+
+    A code that breaks its own representation would make our report invalid.
+    """
+
+    def legal(item: Dataset) -> bool:
+        texts = {keyword: str(item.get(keyword) or "") for keyword in _LONGEST}
+        return all(
+            0 < len(text) <= _LONGEST[keyword] and "\\" not in text and text.isprintable()
+            for keyword, text in texts.items()
+        )
+
+    return [item for item in source.get("ProcedureCodeSequence") or () if legal(item)]
+
+
 def procedure_reported(source: Dataset) -> CodedConcept:
     """The imaging procedure of `source`: the study's own code, else one by modality.
 
     Source: PS3.16 TID 1500, row 4; IHE AIR.
     """
-    for item in source.get("ProcedureCodeSequence") or ():
-        # a code that breaks its own representation would make our report invalid
-        if all(0 < len(str(item.get(k) or "")) <= longest for k, longest in _LONGEST.items()):
-            return CodedConcept(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
+    for item in procedure_codes(source):
+        return CodedConcept(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
     modality = str(source.get("Modality", ""))
     if modality == "MR" and str(source.get("BodyPartExamined", "")).upper() == "BRAIN":
         return _BRAIN_MRI

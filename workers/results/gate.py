@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from core.domain import IDENTITY_KEYWORDS, ResultKind
 from core.errors import ResultError
 from workers.analysis import Analysis, Part
+from workers.results.charset import CharacterSet
 from workers.results.conformance import errors_of
 from workers.results.make import Made
 from workers.results.provenance import COPIED, Provenance
@@ -43,7 +44,7 @@ def _check(made: Sequence[Made], analysis: Analysis, provenance: Provenance) -> 
     objects: dict[Made, Dataset] = {
         item: pydicom.dcmread(io.BytesIO(item.data)) for item in made if item.dataset is not None
     }
-    _check_conformance(objects)
+    _check_conformance(objects, wide=CharacterSet.of(analysis.source).is_wide)
     _check_identity(objects, analysis.source)
     segs = {item.part: ds for item, ds in objects.items() if item.kind == ResultKind.SEG}
     for index, part in enumerate(analysis.parts):
@@ -53,7 +54,7 @@ def _check(made: Sequence[Made], analysis: Analysis, provenance: Provenance) -> 
             _check_segmentation(segs[index], part)
     known = _frames(analysis)
     ours = {str(ds.SOPInstanceUID) for ds in objects.values()}
-    earlier = {result.sop_instance_uid for result in provenance.earlier}
+    earlier = {item.sop_instance_uid for item in (*provenance.earlier, *provenance.void)}
     for item, dataset in objects.items():
         allowed = earlier if item.kind == ResultKind.REJECTION else ours | earlier
         _check_references(item, dataset, known, allowed)
@@ -189,8 +190,8 @@ def _content(item: Dataset) -> Iterator[Dataset]:
         yield from _content(child)
 
 
-def _check_conformance(objects: dict[Made, Dataset]) -> None:
-    faults = errors_of({f"{item.kind} {item.part + 1}": item.data for item in objects})
+def _check_conformance(objects: dict[Made, Dataset], *, wide: bool) -> None:
+    faults = errors_of({f"{item.kind} {item.part + 1}": item.data for item in objects}, wide=wide)
     for name, errors in faults.items():
         told = "; ".join(errors[:_MOST_FAULTS_TOLD])
         rest = len(errors) - _MOST_FAULTS_TOLD

@@ -79,7 +79,8 @@ def build_rejection(provenance: Provenance, source: Dataset) -> Dataset | None:
     A Rejection Note of IHE IOCM (RAD-66): an archive that knows it hides them. The images
     themselves are not touched. None where there is nothing to reject.
     """
-    earlier = [result for result in provenance.earlier if result.kind not in _NOT_REJECTED]
+    void = provenance.void or provenance.earlier
+    earlier = [result for result in void if result.kind not in _NOT_REJECTED]
     if not earlier:
         return None
     return _document(

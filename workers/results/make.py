@@ -11,6 +11,7 @@ from core.domain import ResultKind
 from core.settings import ResultSettings
 from workers.analysis import Analysis
 from workers.results.capture import build_capture
+from workers.results.charset import legible
 from workers.results.encode import to_bytes
 from workers.results.keyobject import build_key_object, build_rejection
 from workers.results.picture import draw_pages, png
@@ -46,6 +47,7 @@ def make_objects(
     Raises:
         ResultError: an object cannot be made from what was found.
     """
+    analysis = legible(analysis)
     segs = build_segs(analysis, provenance, kind=settings.segmentation)
     made = [
         _made(ResultKind.SEG, part, f"seg-{part + 1}.dcm", seg)

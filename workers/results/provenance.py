@@ -6,7 +6,7 @@ Nothing here asks for the time or for a new UID: the same job makes the same byt
 from __future__ import annotations
 
 import contextlib
-import unicodedata
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -18,7 +18,6 @@ from highdicom.sr import (
     DeviceObserverIdentifyingAttributes,
     ObserverContext,
 )
-from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
@@ -26,12 +25,14 @@ from core.domain import Result
 from core.equipment import MANUFACTURER, MODEL_NAME
 from core.identifiers import UID, derived_uid
 from core.modelspec import ModelSpec
+from workers.results.charset import CharacterSet
 from workers.results.codes import DEVICE, PROCESSING_EQUIPMENT, concept
 
 NOTICE = "AI result. Not for clinical use without validation and review."
 SEG_SERIES_NUMBER = 1001
 SR_SERIES_NUMBER = 1002
 
+_MOST_OFFSET = timedelta(hours=14)  # PS3.3 C.12.1.1.8
 _LONG_STRING = 64  # PS3.5 Table 6.2-1, VR LO
 
 # Type 2 attributes of Patient and General Study: present, if empty (PS3.3 C.7.1.1, C.7.2.1).
@@ -97,6 +98,7 @@ class Provenance:
         uid_root: the site's own UID root; UUID-derived UIDs ("2.25.") without.
         revision: 1 for the first analysis of these images by this route; counts up.
         earlier: the objects of the analysis before, which this one's succeed.
+        void: the objects of all analyses before, for a rejection; those of `earlier` if empty.
     """
 
     job_id: str
@@ -111,6 +113,7 @@ class Provenance:
     uid_root: str = ""
     revision: int = 1
     earlier: tuple[Result, ...] = ()
+    void: tuple[Result, ...] = ()
 
     def uid(self, *parts: str) -> UID:
         """A UID that follows from the job and `parts`."""
@@ -234,11 +237,13 @@ def _equipment(source: Dataset, provenance: Provenance, when: datetime) -> list[
 
 def _local(created_at: datetime, source: Dataset) -> datetime:
     """`created_at` in the time zone that the source's own dates and times are in, if named."""
-    offset = str(source.get("TimezoneOffsetFromUTC") or "")
-    if created_at.tzinfo is None or len(offset) != 5 or not offset[1:].isdigit():
+    named = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(source.get("TimezoneOffsetFromUTC") or ""))
+    if created_at.tzinfo is None or named is None:
         return created_at
-    minutes = (int(offset[1:3]) * 60 + int(offset[3:])) * (-1 if offset[0] == "-" else 1)
-    return created_at.astimezone(timezone(timedelta(minutes=minutes)))
+    offset = timedelta(hours=int(named[2]), minutes=int(named[3]))
+    if offset > _MOST_OFFSET:
+        return created_at
+    return created_at.astimezone(timezone(-offset if named[1] == "-" else offset))
 
 
 def _fold(made: Dataset, source: Dataset) -> None:
@@ -246,17 +251,7 @@ def _fold(made: Dataset, source: Dataset) -> None:
 
     The object keeps the source's Specific Character Set, or the patient's name would change.
     """
-    charset = source.get("SpecificCharacterSet") or "ISO_IR 6"
-    first = charset if isinstance(charset, str) else (charset[0] or "ISO_IR 6")
-    encoding = python_encoding.get(str(first), "ascii") if first != "ISO_IR 6" else "ascii"
-
-    def fold(text: str) -> str:
-        try:
-            text.encode(encoding)
-        except (UnicodeEncodeError, LookupError):
-            plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-            return plain or "?"
-        return text
+    fold = CharacterSet.of(source).fold
 
     def visit(_: Dataset, element: Any) -> None:
         if element.keyword in COPIED or element.VR not in {"LO", "SH", "ST", "LT", "UT", "UC"}:

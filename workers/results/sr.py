@@ -16,7 +16,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from core.equipment import MANUFACTURER, MODEL_NAME
 from core.errors import ResultError
 from workers.analysis import Analysis
-from workers.results.codes import ENGLISH, concept, procedure_reported
+from workers.results.codes import ENGLISH, concept, procedure_codes, procedure_reported
 from workers.results.provenance import SR_SERIES_NUMBER, Provenance, observer_of, sign
 from workers.results.sr_groups import Groups
 from workers.results.sr_items import TEMPLATES, Items, Relation, sequence
@@ -73,7 +73,7 @@ def build_sr(analysis: Analysis, segs: Sequence[Dataset | None], provenance: Pro
     orders = requests(source)
     if orders:
         report.ReferencedRequestSequence = orders
-    report.PerformedProcedureCodeSequence = source.get("ProcedureCodeSequence") or []
+    report.PerformedProcedureCodeSequence = procedure_codes(source)
     before = predecessors(provenance.earlier, str(source.StudyInstanceUID))
     if before:
         report.PredecessorDocumentsSequence = before

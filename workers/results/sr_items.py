@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import math
 import struct
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from highdicom.sr import CodedConcept
-from pydicom.charset import convert_encodings, encode_string
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
@@ -27,6 +25,7 @@ from pydicom.tag import BaseTag
 
 from core.errors import ResultError
 from core.modelspec import Code
+from workers.results.charset import CharacterSet
 
 AnyCode = Code | PydicomCode | CodedConcept
 Point2D = tuple[float, float]
@@ -74,10 +73,7 @@ class Items:
 
     def __init__(self, character_set: str | Sequence[str] | None) -> None:
         """Prepare for a document whose Specific Character Set (0008,0005) is `character_set`."""
-        values = [character_set] if isinstance(character_set, str) else list(character_set or ())
-        self._encodings = convert_encodings([str(value) for value in values] or None)
-        # pydicom takes Latin-1 for the default repertoire, which has ASCII only
-        self._ascii_first = not values or values[0] in ("", "ISO_IR 6", "ISO 2022 IR 6")
+        self._characters = CharacterSet(character_set)
         self._codes: dict[tuple[str, str, str], bytes] = {}
         self.schemes: set[str] = set()  # Coding Scheme Designators that were used
 
@@ -188,26 +184,8 @@ class Items:
         raise ValueError(f"no item of value type {item.ValueType} is expected here")
 
     def encode(self, text: str) -> bytes:
-        """`text` in the document's character set; what that does not have loses its accents.
-
-        The document keeps the source's character set, or the patient's name would change.
-        """
-        if not text.isascii() and not all(map(self._has, set(text))):
-            text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() or "?"
-        return text.encode() if text.isascii() else encode_string(text, self._encodings)
-
-    def _has(self, char: str) -> bool:
-        """Whether one of the document's character sets has `char`."""
-        if self._ascii_first and "\x7f" < char <= "\xff":
-            return False
-        for encoding in self._encodings:
-            try:
-                # ISO-IR 13 is JIS X 0201, whose letters have one byte in Shift JIS
-                if len(char.encode(encoding)) == 1 or encoding != "shift_jis":
-                    return True
-            except UnicodeEncodeError:
-                continue
-        return False
+        """`text` in the document's character set; what that does not have loses its accents."""
+        return self._characters.encode(text)
 
     def _code(self, code: AnyCode) -> bytes:
         """The item of a code sequence (PS3.3 Table 8.8-1)."""
