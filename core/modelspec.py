@@ -135,7 +135,7 @@ class OutputSpec(_Frozen):
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     combine: Literal["mean", "max"] = "mean"
-    labels: Annotated[tuple[LabelSpec, ...], Field(min_length=1)]
+    labels: tuple[LabelSpec, ...]
 
 
 class PostprocessingSpec(_Frozen):

@@ -7,6 +7,7 @@ guessed: where an attribute is missing or implausible, the message names it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, DT, TM
 
 from core.errors import NotApplicableError
-from workers.images.attributes import first_item, number, private_text, text, texts
+from workers.images.attributes import items, number, private_text, text, texts
 
 WEIGHT_KG = (0.2, 650.0)
 DOSE_BQ = (1e4, 1e11)  # 0.01 to 100,000 MBq; a dose written in MBq falls below
@@ -23,6 +24,8 @@ _MS = 1000.0
 _DAY = timedelta(days=1)
 _PHILIPS = (0x7053, "Philips PET Private Group")
 _GE = (0x0009, "GEMS_PETD_01")
+# Characters of a DT that names at least the hour (PS3.5 Table 6.2-1).
+_WITH_HOURS = 10
 
 
 def suv_factor(datasets: Sequence[Dataset], units: str) -> float:
@@ -49,9 +52,12 @@ def suv_factor(datasets: Sequence[Dataset], units: str) -> float:
         raise NotApplicableError(f"Units is {units or 'missing'}, not BQML")
     _check_corrected(first)
     weight = _within(number(first, "PatientWeight"), "PatientWeight", WEIGHT_KG)
-    tracer = first_item(first, "RadiopharmaceuticalInformationSequence")
-    if tracer is None:
-        raise NotApplicableError("RadiopharmaceuticalInformationSequence is missing")
+    tracers = items(first, "RadiopharmaceuticalInformationSequence")
+    if len(tracers) != 1:
+        raise NotApplicableError(
+            f"RadiopharmaceuticalInformationSequence has {len(tracers)} items, not one"
+        )
+    tracer = tracers[0]
     dose = _within(number(tracer, "RadionuclideTotalDose"), "RadionuclideTotalDose", DOSE_BQ)
     if text(first, "DecayCorrection") != "ADMIN":
         dose *= _remaining(datasets, tracer)
@@ -76,7 +82,7 @@ def _remaining(datasets: Sequence[Dataset], tracer: Dataset) -> float:
     if half_life is None or half_life <= 0:
         raise NotApplicableError("RadionuclideHalfLife is missing or not positive")
     reference = _reference(datasets, half_life)
-    began = _injection(tracer, reference)
+    began = _injection(tracer, reference, text(datasets[0], "TimezoneOffsetFromUTC"))
     passed = (reference - began).total_seconds()
     if not 0 <= passed <= _LONGEST_DECAY * half_life:
         raise NotApplicableError(
@@ -85,10 +91,10 @@ def _remaining(datasets: Sequence[Dataset], tracer: Dataset) -> float:
     return float(2 ** (-passed / half_life))
 
 
-def _injection(tracer: Dataset, reference: datetime) -> datetime:
+def _injection(tracer: Dataset, reference: datetime, zone: str) -> datetime:
     exact = text(tracer, "RadiopharmaceuticalStartDateTime")
-    if exact:
-        return _date_time(exact, "RadiopharmaceuticalStartDateTime")
+    if len(exact) >= _WITH_HOURS:
+        return _date_time(exact, "RadiopharmaceuticalStartDateTime", zone)
     clock = text(tracer, "RadiopharmaceuticalStartTime")
     if not clock:
         raise NotApplicableError("RadiopharmaceuticalStartTime is missing")
@@ -106,7 +112,7 @@ def _reference(datasets: Sequence[Dataset], half_life: float) -> datetime:
     first = datasets[0]
     exact = text(first, "DecayCorrectionDateTime")
     if exact:
-        return _date_time(exact, "DecayCorrectionDateTime")
+        return _date_time(exact, "DecayCorrectionDateTime", text(first, "TimezoneOffsetFromUTC"))
     acquired = [(_acquired(dataset), index) for index, dataset in enumerate(datasets)]
     earliest, index = min(acquired)
     series = _moment(first, "SeriesDate", "SeriesTime")
@@ -114,7 +120,7 @@ def _reference(datasets: Sequence[Dataset], half_life: float) -> datetime:
         return series
     scan = private_text(first, *_GE, 0x0D)
     if scan:
-        return _date_time(scan, "the scan time of GE")
+        return _date_time(scan, "the scan time of GE", text(first, "TimezoneOffsetFromUTC"))
     frame = datasets[index]
     since, lasted = number(frame, "FrameReferenceTime"), number(frame, "ActualFrameDuration")
     if since is None or lasted is None or lasted <= 0:
@@ -132,7 +138,7 @@ def _acquired(dataset: Dataset) -> datetime:
     exact = text(dataset, "AcquisitionDateTime")
     found = _moment(dataset, "AcquisitionDate", "AcquisitionTime")
     if found is None and exact:
-        found = _date_time(exact, "AcquisitionDateTime")
+        found = _date_time(exact, "AcquisitionDateTime", text(dataset, "TimezoneOffsetFromUTC"))
     if found is None:
         raise NotApplicableError("AcquisitionDate or AcquisitionTime is missing")
     return found
@@ -161,15 +167,26 @@ def _time(value: str, name: str) -> time:
     return time(parsed.hour, parsed.minute, parsed.second, parsed.microsecond)
 
 
-def _date_time(value: str, name: str) -> datetime:
-    """Local time; an offset from UTC is the scanner's own, as that of all its other times."""
+def _date_time(value: str, name: str, zone: str) -> datetime:
+    """A DT in the data set's own zone, `zone`, in which all its dates and times are.
+
+    One with an offset of its own is converted (PS3.5 Table 6.2-1, PS3.3 C.12.1.1.8).
+    """
     try:
         parsed = DT(value)
     except (ValueError, TypeError) as error:
         raise NotApplicableError(f"{name} is no date and time") from error
-    if parsed is None:
+    if parsed is None or len(value) < _WITH_HOURS:
         raise NotApplicableError(f"{name} is no date and time")
-    return datetime.combine(parsed.date(), time(*parsed.timetuple()[3:6], parsed.microsecond))
+    found = datetime.combine(parsed.date(), time(*parsed.timetuple()[3:6], parsed.microsecond))
+    offset = parsed.utcoffset()
+    if offset is None:
+        return found
+    ours = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", zone)
+    if ours is None:
+        raise NotApplicableError(f"{name} has an offset from UTC, TimezoneOffsetFromUTC is missing")
+    here = timedelta(hours=int(ours[2]), minutes=int(ours[3])) * (-1 if ours[1] == "-" else 1)
+    return found - offset + here
 
 
 def _within(value: float | None, name: str, limits: tuple[float, float]) -> float:

@@ -53,10 +53,35 @@ def test_an_injection_before_midnight(pet):
     assert suv_factor([pet], "BQML") == pytest.approx(expected())
 
 
-def test_an_exact_time_of_injection(pet):
+@pytest.mark.parametrize(
+    ("written", "zone", "seconds"),
+    [
+        ("20240115103000.00", "", 1800),
+        ("20240115103000.00+0100", "+0100", 1800),
+        ("20240115013000+0000", "+0900", 1800),  # half past ten in Tokyo
+        ("20240115", "", 3600),  # no hour: the time of the injection stands beside it
+    ],
+)
+def test_an_exact_time_of_injection(pet, written, zone, seconds):
     tracer = pet.RadiopharmaceuticalInformationSequence[0]
-    tracer.RadiopharmaceuticalStartDateTime = "20240115103000.00+0100"
-    assert suv_factor([pet], "BQML") == pytest.approx(expected(1800))
+    tracer.RadiopharmaceuticalStartDateTime = written
+    if zone:
+        pet.TimezoneOffsetFromUTC = zone
+    assert suv_factor([pet], "BQML") == pytest.approx(expected(seconds))
+
+
+def test_an_offset_in_a_data_set_without_a_zone_is_not_guessed_at(pet):
+    tracer = pet.RadiopharmaceuticalInformationSequence[0]
+    tracer.RadiopharmaceuticalStartDateTime = "20240115103000+0100"
+    with pytest.raises(NotApplicableError, match="TimezoneOffsetFromUTC"):
+        suv_factor([pet], "BQML")
+
+
+def test_two_injections_are_not_one(pet):
+    (tracer,) = pet.RadiopharmaceuticalInformationSequence
+    pet.RadiopharmaceuticalInformationSequence = [tracer, tracer]
+    with pytest.raises(NotApplicableError, match="2 items"):
+        suv_factor([pet], "BQML")
 
 
 def test_a_series_time_of_a_workstation_is_not_believed(pet):
