@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 
 import numpy as np
@@ -14,10 +15,12 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from core.errors import ResultError
+from core.errors import DecodeError, ResultError
 from core.identifiers import derived_uid
 from workers.analysis import Analysis
+from workers.images.attributes import texts
 from workers.results.codes import concept
+from workers.results.lossy import write_lossy
 from workers.results.picture import Page, Shown
 from workers.results.provenance import Provenance, sign
 
@@ -132,24 +135,26 @@ def _write_history(made: Dataset, shown: Sequence[Dataset]) -> None:
 
     Burned In Annotation says whether the pixels identify the patient (PS3.3 Tables C.7-9 and
     C.8-25b), not whether there is text: ours does not, but an ultrasound image with the name on
-    it keeps it. An image that was lossy compressed once stays so (PS3.3 C.7.6.1.1.5).
+    it keeps it.
     """
     made.BurnedInAnnotation = "YES" if any(map(_annotated, shown)) else "NO"
     if any(dataset.get("RecognizableVisualFeatures") == "YES" for dataset in shown):
         made.RecognizableVisualFeatures = "YES"
-    lossy = [dataset for dataset in shown if dataset.get("LossyImageCompression") == "01"]
-    made.LossyImageCompression = "01" if lossy else "00"
-    if lossy:
-        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if keyword in lossy[0]:
-                made[keyword] = deepcopy(lossy[0][keyword])
+    write_lossy(made, shown)
 
 
 def _annotated(dataset: Dataset) -> bool:
-    said = dataset.get("BurnedInAnnotation")
-    if said in {"YES", "NO"}:
-        return bool(said == "YES")
-    return dataset.get("Modality") in _OFTEN_ANNOTATED or "ConversionType" in dataset
+    """Whether an image may have the patient's name in its pixels; in doubt it may."""
+    said, modality = _texts(dataset, "BurnedInAnnotation"), _texts(dataset, "Modality")
+    if "YES" in said or "NO" in said:
+        return "YES" in said
+    return not _OFTEN_ANNOTATED.isdisjoint(modality) or "ConversionType" in dataset
+
+
+def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    with suppress(DecodeError):  # one that cannot be read must not cost the result
+        return texts(dataset, keyword)
+    return ()
 
 
 def _headers_of(page: Page, headers: dict[str, Dataset]) -> list[Dataset]:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import pack_bits, pixel_array
+from pydicom.pixels.utils import pixel_array
 from pydicom.tag import Tag
 
 from core.alternatives import (
@@ -25,6 +25,7 @@ from core.alternatives import (
 )
 from core.errors import ResultError
 from core.identifiers import UID, derived_uid
+from workers.results.seg_pixels import binary_bytes, frames_of
 from workers.results.sr_items import Relation
 
 # PS3.3 A.35.1.3.1, A.35.2.3.1, A.35.3.3.1: the value types of each class.
@@ -93,41 +94,41 @@ def labelmap_to_binary(seg: Dataset) -> Dataset:
     """A Label Map Segmentation as a Segmentation of bits: a frame for each segment and image.
 
     Segments keep their numbers and tracking UIDs, frames their place and source image. Only
-    frames that hold something are written.
+    frames that hold something are written. Beside the label map, only eight frames of bits are
+    unpacked at a time: a study may have thousands.
 
     Args:
         seg: a Label Map Segmentation with its pixel data; it is left as it is.
 
     Raises:
-        ResultError: it is no label map, or holds nothing but background.
+        ResultError: it is no label map, holds nothing but background, or a segment that it
+            does not describe.
     """
     _check_alternative(seg, SEGMENTATION)
     if seg.SOPClassUID != LABEL_MAP_SEGMENTATION:
         raise ResultError("only a label map can be made into a segmentation of bits")
-    labels = pixel_array(seg)
+    labels = pixel_array(seg, view_only=True)
     labels = labels[np.newaxis] if labels.ndim == 2 else labels
     made = _copy(seg, SEGMENTATION)
     for keyword in _NOT_OF_BITS:
         made.pop(keyword, None)
     made.SegmentSequence = [item for item in made.SegmentSequence if item.SegmentNumber > 0]
-    groups, masks = [], []
-    for segment in (int(item.SegmentNumber) for item in made.SegmentSequence):
-        for group, frame in zip(made.PerFrameFunctionalGroupsSequence, labels, strict=True):
-            mask = frame == segment
-            if mask.any():
-                groups.append(_of_segment(group, segment))
-                masks.append(mask)
-    if not masks:
+    described = [int(item.SegmentNumber) for item in made.SegmentSequence]
+    frames = frames_of(labels, described)
+    if not frames:
         raise ResultError("the label map holds nothing but background")
-    made.PerFrameFunctionalGroupsSequence = groups
-    made.NumberOfFrames = len(masks)
+    images = list(made.PerFrameFunctionalGroupsSequence)
+    made.PerFrameFunctionalGroupsSequence = [
+        _of_segment(images[frame.index], frame.segment) for frame in frames
+    ]
+    made.NumberOfFrames = len(frames)
     made.SegmentationType = "BINARY"
     made.SegmentsOverlap = "NO"
     made.PhotometricInterpretation = "MONOCHROME2"
     made.BitsAllocated, made.BitsStored, made.HighBit = 1, 1, 0
     _index_by_segment(made)
-    bits = pack_bits(np.stack(masks).astype(np.uint8).ravel(), pad=True)
-    made[Tag("PixelData")] = DataElement("PixelData", "OB", bits)
+    bits = binary_bytes(labels, frames)
+    made[Tag("PixelData")] = DataElement("PixelData", "OB", bits + b"\0" * (len(bits) % 2))
     return made
 
 
@@ -233,13 +234,18 @@ def _points(item: Dataset, dimensions: int) -> str:
 
 def _of_segment(group: Dataset, segment: int) -> Dataset:
     """A frame's functional groups, for one segment (PS3.3 C.8.20.3.1)."""
-    made = deepcopy(group)
+    made = Dataset()
+    for element in group:
+        # the others are shared by all segments on this image, which saves gigabytes
+        if element.keyword not in {"SegmentIdentificationSequence", "FrameContentSequence"}:
+            made.add(element)
     identification = Dataset()
     identification.ReferencedSegmentNumber = segment
     made.SegmentIdentificationSequence = [identification]
-    content = made.FrameContentSequence[0]
+    content = deepcopy(group.FrameContentSequence[0])
     values = content.DimensionIndexValues
     content.DimensionIndexValues = [segment, *([values] if isinstance(values, int) else values)]
+    made.FrameContentSequence = [content]
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from core.domain import Finding
+from core.errors import DecodeError
+from workers.images.attributes import items, number, numbers
 from workers.images.stack import ImageFrame, ImageStack
 from workers.results.picture_text import font
 
@@ -180,33 +183,23 @@ def _own_window(frame: ImageFrame, stack: ImageStack) -> Window | None:
     if stack.unit.value not in {_HOUNSFIELD, _NO_UNIT}:
         return None
     for holder in _voi_holders(frame):
-        center, width = _first(holder, "WindowCenter"), _first(holder, "WindowWidth")
-        if center is not None and width is not None and width > 1:
-            # PS3.3 Equation C.11.2.1.2.1: black up to c - 0.5 - (w-1)/2, white from there + w - 1
-            return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+        with suppress(DecodeError):  # one that cannot be read must not cost the result
+            center, width = number(holder, "WindowCenter"), number(holder, "WindowWidth")
+            if center is not None and width is not None and width > 1:
+                # PS3.3 Equation C.11.2.1.2.1: black to c - 0.5 - (w-1)/2, white from there + w - 1
+                return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
     return None
 
 
 def _voi_holders(frame: ImageFrame) -> list[Dataset]:
     """Where a window may stand: the frame's group, the shared group, the image itself."""
     dataset = frame.dataset
-    groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
-    own = groups[frame.number - 1 : frame.number]
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
-    return [
-        *(item for group in own + shared for item in group.get("FrameVOILUTSequence") or ()),
-        dataset,
-    ]
-
-
-def _first(dataset: Dataset, keyword: str) -> float | None:
-    value = dataset.get(keyword)
-    if value is None or isinstance(value, str):
-        return None
-    first = value if isinstance(value, int | float) else next(iter(value), None)
-    if first is None or not np.isfinite(float(first)):
-        return None
-    return float(first)
+    holders: list[Dataset] = []
+    with suppress(DecodeError):
+        own = items(dataset, "PerFrameFunctionalGroupsSequence")[frame.number - 1 : frame.number]
+        for group in (*own, *items(dataset, "SharedFunctionalGroupsSequence")[:1]):
+            holders += items(group, "FrameVOILUTSequence")
+    return [*holders, dataset]
 
 
 def _fits(window: Window, values: npt.NDArray[np.float32]) -> bool:
@@ -224,9 +217,9 @@ def _pixel(stack: ImageStack, index: int) -> tuple[float, float]:
     if stack.spacing_mm is not None:
         return stack.spacing_mm[1:]
     frame = stack.frames[index]
-    ratio = None if frame is None else frame.dataset.get("PixelAspectRatio")
-    if ratio is not None and not isinstance(ratio, str) and len(ratio) == 2:
-        height, width = float(ratio[0]), float(ratio[1])
-        if height > 0 and width > 0:  # PS3.3 C.7.6.3.1.7
-            return height, width
+    if frame is not None:
+        with suppress(DecodeError):  # one that cannot be read must not cost the result
+            ratio = numbers(frame.dataset, "PixelAspectRatio", 2)
+            if ratio is not None and min(ratio) > 0:  # PS3.3 C.7.6.3.1.7
+                return ratio[0], ratio[1]
     return 1.0, 1.0

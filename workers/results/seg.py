@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from highdicom.color import CIELabColor
@@ -18,10 +18,12 @@ from skimage.color import rgb2lab
 
 from core.alternatives import LABEL_MAP_SEGMENTATION
 from core.domain import Finding
-from core.errors import ResultError
+from core.errors import DecodeError, ResultError
 from workers.analysis import Analysis, Part
+from workers.images.attributes import texts
 from workers.images.stack import ImageStack
 from workers.results.codes import concept
+from workers.results.lossy import write_lossy
 from workers.results.provenance import SEG_SERIES_NUMBER, Provenance, sign
 from workers.results.seg_groups import (
     dimensions,
@@ -42,6 +44,7 @@ from workers.results.seg_place import is_placed
 SegKind = Literal["binary", "labelmap", "fractional"]
 
 _BACKGROUND = 0
+_AXES = ("LR", "AP", "HF")
 # PS3.16 CID 7151 and Annex D
 _BACKGROUND_CODE = CodedConcept("125040", "DCM", "Background")
 
@@ -144,12 +147,7 @@ def _describe_pixels(
         seg.MaximumFractionalValue = MAXIMUM_FRACTIONAL_VALUE
     elif kind == "labelmap":
         seg[Tag("PixelPaddingValue")] = DataElement("PixelPaddingValue", "US", _BACKGROUND)
-    # what was lossy once stays so (PS3.3 C.8.20.2.2)
-    lossy = [ds for ds in stack.datasets if ds.get("LossyImageCompression") == "01"]
-    seg.LossyImageCompression = "01" if lossy else "00"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if lossy and keyword in lossy[0]:
-            seg[keyword] = lossy[0][keyword]
+    write_lossy(seg, stack.datasets)
 
 
 def _pixels(part: Part, frames: Sequence[SegFrame], kind: SegKind) -> bytes:
@@ -205,12 +203,28 @@ def _cielab(color: tuple[int, int, int]) -> CIELabColor:
     return CIELabColor(float(lightness), float(a), float(b))
 
 
-def _patient_orientation(stack: ImageStack) -> Any:
-    """Patient Orientation (0020,0020), where all images say the same; else unknown."""
-    said = {str(ds.get("PatientOrientation") or ""): ds for ds in stack.datasets}
-    if len(said) > 1 or "" in said:
+def _patient_orientation(stack: ImageStack) -> list[str] | None:
+    """Patient Orientation (0020,0020), where all images say the same; else unknown.
+
+    Type 2C, so empty where it is unknown: also where it is not two directions of a human body
+    (PS3.3 C.7.6.1.1.1). Those of animals need an attribute more, which is not written.
+    """
+    said: set[tuple[str, ...]] = set()
+    for dataset in stack.datasets:
+        try:
+            said.add(texts(dataset, "PatientOrientation"))
+        except DecodeError:  # one that cannot be read must not cost the result
+            return None
+    directions = said.pop()
+    if said or len(directions) != 2 or not all(map(_is_direction, directions)):
         return None
-    return stack.source.PatientOrientation
+    return list(directions)
+
+
+def _is_direction(value: str) -> bool:
+    """Whether `value` is one to three letters, each of another axis."""
+    axes = [axis for letter in value for axis in _AXES if letter in axis]
+    return 0 < len(value) == len(axes) == len(set(axes))
 
 
 def _referenced_series(stack: ImageStack) -> list[Dataset]:
