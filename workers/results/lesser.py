@@ -101,8 +101,8 @@ def labelmap_to_binary(seg: Dataset) -> Dataset:
         seg: a Label Map Segmentation with its pixel data; it is left as it is.
 
     Raises:
-        ResultError: it is no label map, holds nothing but background, or a segment that it
-            does not describe.
+        ResultError: it is no label map, holds nothing but background, or its pixels and its
+            Segment Sequence do not have the same segments.
     """
     _check_alternative(seg, SEGMENTATION)
     if seg.SOPClassUID != LABEL_MAP_SEGMENTATION:

@@ -12,7 +12,9 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from support.analyses import PROVENANCE, analysed, images, lesions, volume
 from support.peers import require_program
 
@@ -130,10 +132,13 @@ def test_the_same_job_makes_the_same_bytes_and_another_job_others() -> None:
         ({"Modality": "US"}, "YES"),
         ({"Modality": "US", "BurnedInAnnotation": "NO"}, "NO"),
         ({"ConversionType": "DF"}, "YES"),
+        ({"Modality": ["CT", "PT"]}, "NO"),
+        ({"Modality": ["CT", "US"]}, "YES"),
+        ({"BurnedInAnnotation": ["NO", "YES"]}, "YES"),
     ],
 )
 def test_it_identifies_the_patient_only_where_the_source_may(
-    attributes: dict[str, str], burned: str
+    attributes: dict[str, Any], burned: str
 ) -> None:
     assert capture(analysis(**attributes)).BurnedInAnnotation == burned
 
@@ -153,6 +158,33 @@ def test_what_was_lossy_once_stays_lossy() -> None:
     assert lossy.LossyImageCompressionRatio == 12.5
     assert lossy.LossyImageCompressionMethod == "ISO_10918_1"
     assert lossy.RecognizableVisualFeatures == "YES"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "method", "written"),
+    [
+        (b"10,5", b"ISO_10918_1", {"LossyImageCompressionMethod"}),
+        (b"10:1", b"ISO_10918_1", {"LossyImageCompressionMethod"}),
+        (b"-1", b"", set()),
+        (b"10", b"jpeg baseline lossy method", {"LossyImageCompressionRatio"}),
+        (b"10.12345678901234567", b"JPEG\\", {"LossyImageCompressionRatio"}),
+    ],
+)
+def test_faulty_values_of_lossy_images_are_left_out(
+    ratio: bytes, method: bytes, written: set[str], tmp_path: Path
+) -> None:
+    of = analysis(LossyImageCompression="01")
+    for dataset in of.datasets:
+        for keyword, vr, value in (
+            ("LossyImageCompressionRatio", "DS", ratio),
+            ("LossyImageCompressionMethod", "CS", method),
+        ):
+            raw = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+            dataset[raw.tag] = raw
+    made = capture(of)
+    assert made.LossyImageCompression == "01"
+    assert set(made.dir("LossyImageCompression")) == {"LossyImageCompression", *written}
+    assert errors(made, tmp_path) == []
 
 
 def test_a_picture_of_something_else_is_refused() -> None:

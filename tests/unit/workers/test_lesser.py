@@ -1,6 +1,7 @@
 """Alternatives: what is tried next, and that a lesser object says the same."""
 
 import io
+import tracemalloc
 from copy import deepcopy
 
 import numpy as np
@@ -263,6 +264,38 @@ def test_a_label_map_gives_the_same_bits_twice_and_stays_as_it_is():
     before = to_bytes(deepcopy(seg))
     assert to_bytes(labelmap_to_binary(seg)) == to_bytes(labelmap_to_binary(seg))
     assert to_bytes(seg) == before
+
+
+def test_many_segments_as_bits_take_little_memory():
+    small = np.zeros((4, 24, 32), np.uint8)
+    small[:, 0, :20] = np.arange(1, 21)
+    seg = label_map_segmentation(small, 20)
+    labels = np.zeros((4, 512, 512), np.uint8)
+    labels[:, :24, :32] = small
+    seg.Rows = seg.Columns = 512
+    seg.PixelData = labels.tobytes()
+    tracemalloc.start()
+    try:
+        made = labelmap_to_binary(seg)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made.NumberOfFrames == 4 * 20
+    assert len(made.PixelData) == 4 * 20 * 512 * 512 // 8
+    # a byte for each pixel of each frame would be eight times the bits, and more
+    assert peak < 2 * len(made.PixelData) + 8 * 512 * 512 + 4_000_000
+
+
+def test_segments_on_one_image_have_their_own_index():
+    labels = np.zeros((2, 24, 32), np.uint8)
+    labels[:, 0, :3] = 1, 2, 3
+    made = labelmap_to_binary(label_map_segmentation(labels, 3))
+    values = [
+        list(group.FrameContentSequence[0].DimensionIndexValues)
+        for group in made.PerFrameFunctionalGroupsSequence
+    ]
+    assert [value[0] for value in values] == [1, 1, 2, 2, 3, 3]
+    assert {len(value) for value in values} == {len(made.DimensionIndexSequence)}
 
 
 def test_only_label_maps_are_made_into_bits():

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from support.analyses import (
     COLORS,
     HU,
@@ -337,6 +339,29 @@ def test_a_window_that_cannot_be_meant_is_not_used(attributes: dict[str, Any]) -
     assert window_of(RAMP, **attributes) == (-160, 240)  # soft tissue
 
 
+def as_stored(keyword: str, vr: str, value: str) -> RawDataElement:
+    """An element as it comes from a file, before anybody looks at its value."""
+    return RawDataElement(Tag(keyword), vr, len(value), value.encode(), 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("center", "width"),
+    [
+        ("40,5\\30,5", "100"),
+        ("\\40", "100"),
+        ("40", "abc\\1"),
+        ("40", "1e400"),
+        ("nan", "100"),
+    ],
+)
+def test_a_window_that_cannot_be_read_is_not_used(center: str, width: str) -> None:
+    dataset = header(1)
+    dataset[Tag("WindowCenter")] = as_stored("WindowCenter", "DS", center)
+    dataset[Tag("WindowWidth")] = as_stored("WindowWidth", "DS", width)
+    stack = ImageStack(RAMP[None].astype(np.float32), (ImageFrame(dataset),), HU, HU)
+    assert grey_window(stack, [0]) == (-160, 240)  # soft tissue
+
+
 def test_a_window_in_other_units_is_not_used() -> None:
     suv = HU.model_copy(update={"value": "g/ml{SUVbw}"})
     low, high = window_of(RAMP / 200, suv, WindowCenter=2, WindowWidth=3)
@@ -442,3 +467,12 @@ def test_only_what_is_shown_is_read() -> None:
     draw_pages(Analysis(SPEC, (watched,), part.findings or (absent(),)), PROVENANCE)
     assert Counting.read == {5, 31}
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("value", ["1", "a\\b", "0\\1", "2\\1\\1", "-1\\-2"])
+def test_an_aspect_ratio_that_cannot_be_meant_is_not_used(value: str) -> None:
+    stack = images((1, 40, 40))
+    frame = stack.frames[0]
+    assert frame is not None
+    frame.dataset[Tag("PixelAspectRatio")] = as_stored("PixelAspectRatio", "IS", value)
+    assert render(stack, 0, (0, 1), 100).size == (100, 100)

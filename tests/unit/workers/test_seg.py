@@ -270,12 +270,31 @@ def test_images_of_unknown_thickness_are_referred_to_only(thickness):
     assert np.array_equal(read_seg(seg, stack), label_map)
 
 
-@pytest.mark.parametrize(("said", "written"), [(["L", "F"], ["L", "F"]), ("LA", "")])
-def test_patient_orientation_is_kept_where_all_agree(said, written):
+@pytest.mark.parametrize("said", [["L", "F"], ["LA", "FPR"]])
+def test_patient_orientation_is_kept_where_all_agree(said):
     stack = images(PatientOrientation=said)
-    assert made(stack, labelled((2, 12, 10), 1)).PatientOrientation == written
+    assert made(stack, labelled((2, 12, 10), 1)).PatientOrientation == said
     stack.datasets[0].PatientOrientation = ["R", "F"]
     assert made(stack, labelled((2, 12, 10), 1)).PatientOrientation == ""
+
+
+def _store(dataset, keyword, vr, value):
+    """An element as it comes from a file, before anybody looks at its value."""
+    raw = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+    dataset[raw.tag] = raw
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"L", b"a\\f", b"XYZ", b"LA", b"LR\\F", b"L\\", b"L\\F\\A", b"ANTERIOR TO POSTERIOR\\F"],
+)
+def test_patient_orientation_that_is_not_legal_is_left_empty(said):
+    stack = images()
+    for dataset in stack.datasets:
+        _store(dataset, "PatientOrientation", "CS", said)
+    seg = made(stack, labelled((2, 12, 10), 1))
+    assert "PatientOrientation" in seg
+    assert seg.PatientOrientation == ""
 
 
 def test_images_at_the_same_place_are_told_apart_by_their_source():
@@ -298,6 +317,21 @@ def test_lossy_once_is_lossy_for_ever():
     seg = made(stack, labelled((2, 12, 10), 1))
     assert seg.LossyImageCompression == "01"
     assert list(seg.LossyImageCompressionRatio) == [10, 5]
+
+
+@pytest.mark.parametrize("ratio", [b"10,5", b"10:1", b"0"])
+@pytest.mark.parametrize("method", [b"ISO 10918-1", b"jpeg baseline lossy method", b""])
+def test_faulty_values_of_lossy_images_are_left_out(ratio, method):
+    stack = images(LossyImageCompression="01")
+    for dataset in stack.datasets:
+        _store(dataset, "LossyImageCompressionRatio", "DS", ratio)
+        _store(dataset, "LossyImageCompressionMethod", "CS", method)
+    seg = made(stack, labelled((2, 12, 10), 1))
+    assert set(seg.dir("LossyImageCompression")) == {"LossyImageCompression"}
+    assert seg.LossyImageCompression == "01"
+    # an image that says it well is believed instead
+    _store(stack.datasets[1], "LossyImageCompressionRatio", "DS", b"8 ")
+    assert made(stack, labelled((2, 12, 10), 1)).LossyImageCompressionRatio == 8
 
 
 def test_many_segments_need_sixteen_bits():
