@@ -32,8 +32,8 @@ def build_stacks(
     stored series and its arrays are held.
 
     Raises:
-        NotApplicableError: not what the model is for, or larger than `max_voxels` (rows ×
-            columns × frames × samples); the message says why.
+        NotApplicableError: not what the model is for, larger than `max_voxels` (rows ×
+            columns × frames × samples), or of too many frames; the message says why.
         ResultError: the instances do not all belong to one patient, study and series.
         DecodeError: attributes or pixel data that cannot be read.
     """
@@ -69,7 +69,7 @@ def _stack(
     first = frames[0]
     array = np.empty((len(frames), *first.size), dtype=np.float32)
     color = np.empty((*array.shape, 3), dtype=np.uint8) if is_color(first.dataset) else None
-    fill(frames, scales, range(len(frames)), array, color)
+    padding = fill(frames, scales, range(len(frames)), array, color)
     references = {
         frame.text("FrameOfReferenceUID")
         if frame.position is not None and frame.orientation is not None
@@ -86,4 +86,5 @@ def _stack(
         laterality=first.laterality,
         color=color,
         remarks=tuple(dict.fromkeys(scale.remark for scale in scales if scale.remark)),
+        padding=padding,
     )

@@ -5,6 +5,10 @@ Where nothing says it, there is no calibration: a size is never assumed.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from pydicom.dataset import Dataset
+
 from workers.images.attributes import numbers, text, whole
 from workers.images.frames import Frame
 from workers.images.stack import Basis, Calibration
@@ -15,6 +19,8 @@ _PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "XA", "RF", "RG"})
 _CENTIMETRES = 3
 _MM_PER_CM = 10.0
 _EQUAL = 1e-3
+# First column, first row, last column, last row.
+_Box = tuple[int, int, int, int]
 
 
 def calibrations_of(frame: Frame) -> tuple[Calibration, ...]:
@@ -70,25 +76,69 @@ def _projection(frame: Frame, spacing: tuple[float, float] | None) -> tuple[Cali
 
 
 def _regions(frame: Frame) -> tuple[Calibration, ...]:
-    """Ultrasound regions (PS3.3 C.8.5.5) that are measured in centimetres both ways."""
-    rows, columns = frame.size
-    found = []
-    for region in frame.group("SequenceOfUltrasoundRegions"):
-        units = [whole(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
-        deltas = [numbers(region, f"PhysicalDelta{axis}", 1) for axis in "XY"]
-        edges = [
-            numbers(region, f"RegionLocation{edge}", 1)
-            for edge in ("MinX0", "MinY0", "MaxX1", "MaxY1")
-        ]
-        if units != [_CENTIMETRES] * 2 or None in deltas or None in edges:
+    """Ultrasound regions (PS3.3 C.8.5.5) that are measured in centimetres both ways.
+
+    Where regions of different scales overlap, none of them holds: Region Flags may say which
+    one lies above (C.8.5.5.1.3), but too often do not, and a wrong size is worse than none.
+    """
+    found = [
+        scaled
+        for region in frame.group("SequenceOfUltrasoundRegions")
+        if (scaled := _scaled(region, frame.size)) is not None
+    ]
+    kept = []
+    for one in found:
+        if one.units != (_CENTIMETRES, _CENTIMETRES):
             continue
-        # A delta is negative where the physical axis runs the other way.
-        across, down = (abs(delta[0]) * _MM_PER_CM for delta in deltas if delta)
-        left, top, right, bottom = (int(edge[0]) for edge in edges if edge)
-        box = (max(left, 0), max(top, 0), min(right, columns - 1), min(bottom, rows - 1))
-        if across > 0 and down > 0 and box[0] <= box[2] and box[1] <= box[3]:
-            found.append(Calibration(down, across, Basis.REGION, box))
-    return tuple(found)
+        others = tuple(
+            other.box for other in found if not one.agrees(other) and _overlap(one.box, other.box)
+        )
+        if not any(_within(one.box, other) for other in others):
+            kept.append(Calibration(one.down, one.across, Basis.REGION, one.box, others))
+    return tuple(kept)
+
+
+class _Scaled(NamedTuple):
+    """A region with its units, what they are a pixel (mm where they are cm), and its box."""
+
+    units: tuple[int, int]
+    across: float
+    down: float
+    box: _Box
+
+    def agrees(self, other: _Scaled) -> bool:
+        pairs = ((self.across, other.across), (self.down, other.down))
+        return self.units == other.units and all(abs(a - b) <= _EQUAL * b for a, b in pairs)
+
+
+def _scaled(region: Dataset, size: tuple[int, int]) -> _Scaled | None:
+    """A region that has a scale both ways, in whatever units, and pixels; else None."""
+    units = [whole(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    deltas = [numbers(region, f"PhysicalDelta{axis}", 1) for axis in "XY"]
+    edges = [
+        numbers(region, f"RegionLocation{edge}", 1) for edge in ("MinX0", "MinY0", "MaxX1", "MaxY1")
+    ]
+    if 0 in units or None in deltas or None in edges:
+        return None
+    # A delta is negative where the physical axis runs the other way.
+    across, down = (abs(delta[0]) * _MM_PER_CM for delta in deltas if delta)
+    left, top, right, bottom = (int(edge[0]) for edge in edges if edge)
+    rows, columns = size
+    box = (max(left, 0), max(top, 0), min(right, columns - 1), min(bottom, rows - 1))
+    if across <= 0 or down <= 0 or box[0] > box[2] or box[1] > box[3]:
+        return None
+    return _Scaled((units[0], units[1]), across, down, box)
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    across = one[0] <= other[2] and other[0] <= one[2]
+    return across and one[1] <= other[3] and other[1] <= one[3]
+
+
+def _within(one: _Box, other: _Box) -> bool:
+    """Whether all of `one` lies in `other`."""
+    first = other[0] <= one[0] and other[1] <= one[1]
+    return first and one[2] <= other[2] and one[3] <= other[3]
 
 
 def _pair(frame: Frame, keyword: str) -> tuple[float, float] | None:

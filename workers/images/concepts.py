@@ -55,6 +55,9 @@ SUV_TYPES: dict[str, tuple[Code, Code]] = {
 }
 SUV_OTHER = (SUV, _ucum("g/ml", "gram per milliliter"))
 
+# Uptake values that are not by body weight, or do not say by what.
+OTHER_UPTAKE = frozenset({SUV, SUV_LBM, SUV_BSA, SUV_IBW})
+
 # Older spellings of the same unit.
 UNIT_SPELLINGS = {
     "{SUVbw}g/ml": "g/ml{SUVbw}",

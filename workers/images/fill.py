@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from core.errors import DecodeError
 from workers.images.frames import Frame
+from workers.images.padding import padded, padding_of
 from workers.images.pixels import decode
 from workers.images.read import drop_pixels, frame_count
 from workers.images.stack import Floats
@@ -21,16 +22,19 @@ def fill(
     targets: Sequence[int],
     array: Floats,
     color: npt.NDArray[np.uint8] | None = None,
-) -> None:
+) -> npt.NDArray[np.bool_] | None:
     """Decode each frame and put it at its target, an index of the array's first axis.
 
     Takes a float32 array (frames, rows, columns), and uint8 (frames, rows, columns, 3) for the
     colours. Instances are decoded one after the other; one that is decoded as a whole loses its
     pixel data then, so that no more than the stored series and the array is held.
 
+    Returns bool like `array`, True where the source has no data; None if it has data everywhere.
+
     Raises:
         DecodeError: a frame cannot be decoded.
     """
+    padding: npt.NDArray[np.bool_] | None = None
     wanted: dict[int, list[int]] = {}
     for place, frame in enumerate(frames):
         wanted.setdefault(id(frame.dataset), []).append(place)
@@ -42,6 +46,11 @@ def fill(
         try:
             for place, stored in zip(places, decoded, strict=False):
                 array[targets[place]] = scales[place].apply(stored)
+                ends = padding_of(frames[place])
+                if ends is not None and (without := padded(stored, ends)).any():
+                    if padding is None:
+                        padding = np.zeros(array.shape, dtype=np.bool_)
+                    padding[targets[place]] = without
                 if color is not None:
                     color[targets[place]] = stored
                 done += 1
@@ -51,3 +60,4 @@ def fill(
             raise DecodeError(f"image {targets[places[done]] + 1} is missing in its pixel data")
         if len(places) == frame_count(dataset):
             drop_pixels(dataset)
+    return padding

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from pydicom.dataset import Dataset
 
+from core.errors import DecodeError
 from workers.images.attributes import first_item, items, number, numbers, text, texts, whole
 from workers.images.read import frame_count
 from workers.images.stack import ImageFrame, Point
@@ -116,14 +117,20 @@ class Frame:
 
     @cached_property
     def position(self) -> Point | None:
-        """Image Position (Patient), LPS, mm."""
+        """Image Position (Patient), LPS, mm; None beside an orientation that is none."""
+        if self.orientation is None and self.numbers("ImageOrientationPatient", 6) is not None:
+            return None
         found = self.numbers("ImagePositionPatient", 3)
         return None if found is None else (found[0], found[1], found[2])
 
     @cached_property
     def orientation(self) -> tuple[float, ...] | None:
-        """Image Orientation (Patient): row direction, then column direction."""
-        return self.numbers("ImageOrientationPatient", 6)
+        """Image Orientation (Patient): row direction, then column direction.
+
+        None where a direction is all zeros, as some writers fill in what they do not know.
+        """
+        found = self.numbers("ImageOrientationPatient", 6)
+        return found if found is not None and any(found[:3]) and any(found[3:]) else None
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -157,7 +164,8 @@ class Frame:
 def frames_of(datasets: Sequence[Dataset]) -> list[Frame]:
     """Every frame of `datasets`, in the order of Instance Number, then SOP Instance UID.
 
-    Frames of one instance stay together, in their own order.
+    Frames of one instance stay together, in their own order. An Instance Number that cannot be
+    read counts as missing: it names a place in the series and nothing else rests on it.
 
     Raises:
         DecodeError: an attribute that cannot be read.
@@ -165,11 +173,18 @@ def frames_of(datasets: Sequence[Dataset]) -> list[Frame]:
     ordered = sorted(
         datasets,
         key=lambda dataset: (
-            number(dataset, "InstanceNumber") or 0.0,
+            _instance_number(dataset),
             text(dataset, "SOPInstanceUID"),
         ),
     )
     return [frame for dataset in ordered for frame in _of_one(dataset)]
+
+
+def _instance_number(dataset: Dataset) -> float:
+    try:
+        return number(dataset, "InstanceNumber") or 0.0
+    except DecodeError:
+        return 0.0
 
 
 def _of_one(dataset: Dataset) -> list[Frame]:

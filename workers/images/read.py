@@ -20,6 +20,8 @@ PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # A deflated data set is inflated as a whole by whoever reads it; no element can be larger.
 MAX_INFLATED_BYTES = 4 << 30
+# Every frame takes some memory for its header, however few pixels it has.
+MAX_FRAMES = 20_000
 _CHUNK = 1 << 20
 _PREAMBLE = 132
 # An item of encapsulated pixel data has a tag and a length before its first byte (PS3.5 A.4).
@@ -52,22 +54,28 @@ def read_series(
 
 
 def check_size(datasets: Sequence[Dataset], max_voxels: int) -> None:
-    """Refuse a series that declares more pixels than `max_voxels`, before any is decoded.
+    """Refuse a series that declares too many pixels or frames, before any is decoded.
 
-    Counts rows × columns × frames × samples over all instances. Frames that the stored bytes
+    Counts rows × columns × frames × samples over all instances, which may be `max_voxels`, and
+    frames, which may be `MAX_FRAMES`. Frames that the stored bytes
     cannot hold are refused too: headers are kept for each of them.
 
     Raises:
         NotApplicableError: too many; the message has the numbers.
         DecodeError: numbers that cannot be read, or more frames than the pixel data can hold.
     """
-    total = 0
+    total = declared = 0
     for dataset in datasets:
         frames = frame_count(dataset)
         pixels = whole(dataset, "Rows") * whole(dataset, "Columns")
         pixels *= max(1, whole(dataset, "SamplesPerPixel", 1))
         total += pixels * frames
+        declared += frames
         _check_held(dataset, frames, pixels)
+    if declared > MAX_FRAMES:
+        raise NotApplicableError(
+            f"the series declares {declared:,} frames, more than the {MAX_FRAMES:,} that are read"
+        )
     if total > max_voxels:
         raise NotApplicableError(
             f"the series declares {total:,} pixels (rows × columns × frames × samples), "

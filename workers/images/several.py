@@ -15,6 +15,10 @@ from workers.images.frames import Frame
 Value = float | str | tuple[float, ...] | None
 _Reader = Callable[[Frame], Value]
 _SHOWN = 6
+# What a volume must share with the largest of several, as a part of that one's places.
+_SAME_PLACES = 0.9
+# How many slices a stack must have, as a part of the largest one's.
+_LEAST_STACK = 0.5
 # GE adds this to b-values of some sequences.
 _GE_OFFSET = 1e9
 
@@ -72,6 +76,26 @@ def by_stack(frames: Sequence[Frame]) -> Several | None:
     """Stacks of an enhanced object (Stack ID (0020,9056)); None if there is only one."""
     values: list[Value] = [frame.text("StackID") or None for frame in frames]
     return _grouped("StackID", values) if len(set(values)) > 1 else None
+
+
+def why_not_whole(several: Several, number: int, places: Sequence[int] | None) -> str:
+    """Why volume `number` is a stray part and no whole one; empty if it is whole.
+
+    It must lie at nearly all places (one of `places` for each frame) of the largest volume.
+    Without `places` the volumes lie in different ones, and must only not be much smaller.
+    """
+    group, largest = several.groups[number], max(several.groups, key=len)
+    if places is None:
+        shared, wanted = len(group), _LEAST_STACK * len(largest)
+    else:
+        shared = len({places[i] for i in group} & {places[i] for i in largest})
+        wanted = _SAME_PLACES * len({places[i] for i in largest})
+    if shared >= wanted:
+        return ""
+    return (
+        f"the one with {several.values[number]} covers {shared} of the {len(largest)} slices of "
+        "the largest"
+    )
 
 
 def _parts(values: Sequence[Hashable], places: Sequence[int], most: int, stacks: int) -> bool:

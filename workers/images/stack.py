@@ -46,12 +46,14 @@ class Calibration:
         column_mm: distance between the centres of neighbouring columns, mm.
         region: (first column, first row, last column, last row), from 0, ends included; None
             where it holds everywhere.
+        outside: boxes like `region`, within it, where it does not hold all the same.
     """
 
     row_mm: float
     column_mm: float
     basis: Basis
     region: tuple[int, int, int, int] | None = None
+    outside: tuple[tuple[int, int, int, int], ...] = ()
 
     def holds_at(self, rows: slice, columns: slice) -> bool:
         """Whether it holds in the whole box of `rows` and `columns` (ends excluded)."""
@@ -59,7 +61,15 @@ class Calibration:
             return True
         left, top, right, bottom = self.region
         first = left <= int(columns.start) and top <= int(rows.start)
-        return first and int(columns.stop) <= right + 1 and int(rows.stop) <= bottom + 1
+        if not (first and int(columns.stop) <= right + 1 and int(rows.stop) <= bottom + 1):
+            return False
+        return not any(
+            columns.start <= right
+            and left < columns.stop
+            and rows.start <= bottom
+            and top < rows.stop
+            for left, top, right, bottom in self.outside
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +113,8 @@ class ImageStack:
         laterality: "L" or "R" by the instances' own attributes, else empty.
         color: uint8 (frames, rows, columns, 3) sRGB, where the images had colour.
         remarks: what a reader of the results must know about the input, whole sentences.
+        padding: bool (frames, rows, columns), True where the source has no data (PS3.3
+            C.7.5.1.1.2) whatever value `array` has there; None where it has data everywhere.
     """
 
     array: Floats
@@ -115,6 +127,7 @@ class ImageStack:
     laterality: str = ""
     color: npt.NDArray[np.uint8] | None = None
     remarks: tuple[str, ...] = ()
+    padding: npt.NDArray[np.bool_] | None = None
 
     @property
     def is_volume(self) -> bool:

@@ -24,8 +24,8 @@ _MS = 1000.0
 _DAY = timedelta(days=1)
 _PHILIPS = (0x7053, "Philips PET Private Group")
 _GE = (0x0009, "GEMS_PETD_01")
-# Characters of a DT that names at least the hour (PS3.5 Table 6.2-1).
-_WITH_HOURS = 10
+# A DT that names at least the hour, whatever offset follows (PS3.5 Table 6.2-1).
+_WITH_HOURS = re.compile(r"\d{10}")
 
 
 def suv_factor(datasets: Sequence[Dataset], units: str) -> float:
@@ -93,7 +93,7 @@ def _remaining(datasets: Sequence[Dataset], tracer: Dataset) -> float:
 
 def _injection(tracer: Dataset, reference: datetime, zone: str) -> datetime:
     exact = text(tracer, "RadiopharmaceuticalStartDateTime")
-    if len(exact) >= _WITH_HOURS:
+    if _WITH_HOURS.match(exact):
         return _date_time(exact, "RadiopharmaceuticalStartDateTime", zone)
     clock = text(tracer, "RadiopharmaceuticalStartTime")
     if not clock:
@@ -176,7 +176,7 @@ def _date_time(value: str, name: str, zone: str) -> datetime:
         parsed = DT(value)
     except (ValueError, TypeError) as error:
         raise NotApplicableError(f"{name} is no date and time") from error
-    if parsed is None or len(value) < _WITH_HOURS:
+    if parsed is None or not _WITH_HOURS.match(value):
         raise NotApplicableError(f"{name} is no date and time")
     found = datetime.combine(parsed.date(), time(*parsed.timetuple()[3:6], parsed.microsecond))
     offset = parsed.utcoffset()

@@ -73,20 +73,28 @@ class Scale:
         return linear and len(self.pieces) == 1 and self.factor == 1.0 and self.turned is None
 
     def apply(self, stored: Stored) -> Floats:
-        """Values float32 (rows, columns) of stored values, or of RGB (rows, columns, 3)."""
+        """Values float32 (rows, columns) of stored values, or of RGB (rows, columns, 3).
+
+        Raises:
+            DecodeError: none of them is finite, though the stored ones are.
+        """
         if stored.ndim == 3:
             return luminance(stored)
-        if self.plain:
+        if self.plain and stored.dtype.kind in "iu":
             return stored.astype(np.float32)
         exact = stored.astype(np.float64)
-        values = self.pieces[0].at(exact)
-        for piece in self.pieces[1:]:
-            inside = (exact >= piece.first) & (exact <= piece.last)
-            values[inside] = piece.at(exact[inside])
-        values *= self.factor
-        if self.turned is not None:
-            values = self.turned - values
-        return values.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.pieces[0].at(exact)
+            for piece in self.pieces[1:]:
+                inside = (exact >= piece.first) & (exact <= piece.last)
+                values[inside] = piece.at(exact[inside])
+            values *= self.factor
+            if self.turned is not None:
+                values = self.turned - values
+            single = values.astype(np.float32)
+        if not np.isfinite(single).any() and np.isfinite(exact).any():
+            raise DecodeError("no pixel has a finite value once it is rescaled")
+        return single
 
 
 def scales_of(frames: Sequence[Frame]) -> list[Scale]:
@@ -239,9 +247,13 @@ def _as_uptake(frames: Sequence[Frame], scales: Sequence[Scale]) -> list[Scale]:
             scales = [replace(s, quantity=stored[0], unit=stored[1]) for s in scales]
     elif mapped.value == concepts.BQ_ML.value:
         units = "BQML"
-    else:
+    unit = scales[0].unit
+    if unit == concepts.G_ML_BW:
         return list(scales)
-    if scales[0].unit == concepts.G_ML_BW:
+    if scales[0].quantity in concepts.OTHER_UPTAKE:
+        remark = f"The values are in {unit.meaning}, not SUV by body weight."
+        return [replace(scale, remark=remark) for scale in scales]
+    if mapped.value not in {concepts.NO_UNITS.value, concepts.BQ_ML.value}:
         return list(scales)
     datasets = list({id(frame.dataset): frame.dataset for frame in frames}.values())
     try:

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
-from core.errors import NotApplicableError
+from core.errors import DecodeError, NotApplicableError
 from core.modelspec import InputSpec
 from workers.images.fill import fill
 from workers.images.frames import Frame
 from workers.images.geometry import SMALLEST_TILT, Grid, check_placed, grid_of, places_of
 from workers.images.pixels import decode, is_color
-from workers.images.several import Several, by_stack, tell_apart
+from workers.images.several import Several, by_stack, tell_apart, why_not_whole
 from workers.images.stack import Basis, Calibration, Floats, ImageFrame, ImageStack, Matrix
 from workers.images.values import scales_of
 
+# Slices farther apart than so many times their thickness are remarked upon.
+FARTHEST_APART = 3.0
 _LOCALIZER = "LOCALIZER"
 
 
@@ -41,6 +44,7 @@ def volume_of(frames: Sequence[Frame], spec: InputSpec, *, max_voxels: int) -> I
     _check_whole(ordered, grid, spec, remarks)
     if grid.tilt >= SMALLEST_TILT:
         remarks.append(f"The slices are tilted by {grid.tilt:.1f}° against the stack.")
+    remarks += _apart(ordered, grid)
     reference = ordered[0].text("FrameOfReferenceUID")
     if not reference:
         remarks.append("The images name no Frame of Reference: places hold in this series only.")
@@ -49,8 +53,8 @@ def volume_of(frames: Sequence[Frame], spec: InputSpec, *, max_voxels: int) -> I
     if any((other.quantity, other.unit) != (scale.quantity, scale.unit) for other in scales):
         raise NotApplicableError("the images have values in different units")
     array = _empty(grid, ordered[0].size, max_voxels)
-    fill(ordered, scales, grid.slots, array)
-    _interpolate(array, grid.slots)
+    padding = fill(ordered, scales, grid.slots, array)
+    _interpolate(array, padding, grid.slots)
     finished: list[ImageFrame | None] = [None] * grid.slices
     for frame, slot in zip(ordered, grid.slots, strict=True):
         finished[slot] = frame.finished()
@@ -65,6 +69,7 @@ def volume_of(frames: Sequence[Frame], spec: InputSpec, *, max_voxels: int) -> I
         frame_of_reference_uid=reference,
         laterality=sides.pop() if len(sides) == 1 else "",
         remarks=(*remarks, *dict.fromkeys(each.remark for each in scales if each.remark)),
+        padding=padding,
     )
 
 
@@ -79,14 +84,24 @@ def _without_localizers(frames: Sequence[Frame], remarks: list[str]) -> list[Fra
 
 
 def _chosen(
-    frames: list[Frame], several: Several | None, spec: InputSpec, remarks: list[str]
+    frames: list[Frame],
+    several: Several | None,
+    spec: InputSpec,
+    remarks: list[str],
+    places: Sequence[int] | None = None,
 ) -> list[Frame]:
-    """The volume that the model takes of several, or all frames where there is one."""
+    """The volume that the model takes of several, or all frames where there is one.
+
+    Takes each frame's place along the stack; None where the volumes lie in places of their own.
+    """
     if several is None:
         return frames
     if spec.of_several == "refuse":
         raise NotApplicableError(several.reason)
     number = 0 if spec.of_several == "first" else len(several.groups) - 1
+    stray = why_not_whole(several, number, places)
+    if stray:
+        raise NotApplicableError(f"{several.reason}; {stray}")
     value = several.values[number]
     remarks.append(
         f"{several.reason[0].upper()}{several.reason[1:]}. "
@@ -116,7 +131,7 @@ def _one_at_each_place(frames: list[Frame], spec: InputSpec, remarks: list[str])
         raise NotApplicableError(
             f"{twice} image(s) lie where another one lies, and no attribute tells them apart"
         )
-    return _chosen(kept, several, spec, remarks)
+    return _chosen(kept, several, spec, remarks, places)
 
 
 def _without_copies(
@@ -166,6 +181,23 @@ def _check_whole(ordered: Sequence[Frame], grid: Grid, spec: InputSpec, remarks:
     remarks.append(f"{len(ordered)} of {grid.slices} images: {missing} slice(s) missing.")
 
 
+def _apart(ordered: Sequence[Frame], grid: Grid) -> list[str]:
+    """A remark where slices lie so far apart that much between them was not imaged."""
+    if len(ordered) < 2:
+        return []
+    try:
+        thickness = ordered[0].number("SliceThickness")
+    except DecodeError:  # the grid does not rest on it
+        return []
+    distance = float(grid.affine[:3, 0] @ np.cross(*_axes(grid)))
+    if thickness is None or thickness <= 0 or distance <= FARTHEST_APART * thickness:
+        return []
+    return [
+        f"The slices are {distance:.2f} mm apart and {thickness:.2f} mm thick: what lies between "
+        "them was not imaged, or slices are missing."
+    ]
+
+
 def _axes(grid: Grid) -> tuple[Matrix, Matrix]:
     """Unit vectors along the rows and down the columns."""
     row, column = grid.affine[:3, 2], grid.affine[:3, 1]
@@ -181,9 +213,16 @@ def _empty(grid: Grid, size: tuple[int, int], max_voxels: int) -> Floats:
     return np.empty((grid.slices, *size), dtype=np.float32)
 
 
-def _interpolate(array: Floats, slots: Sequence[int]) -> None:
-    """Fill the slices between those that came, each linearly from its two neighbours."""
+def _interpolate(
+    array: Floats, padding: npt.NDArray[np.bool_] | None, slots: Sequence[int]
+) -> None:
+    """Fill the slices between those that came, each linearly from its two neighbours.
+
+    There is no data between where one of the two has none.
+    """
     for before, after in pairwise(slots):
         for slot in range(before + 1, after):
             part = (slot - before) / (after - before)
             array[slot] = array[before] * (1 - part) + array[after] * part
+            if padding is not None:
+                padding[slot] = padding[before] | padding[after]

@@ -35,6 +35,8 @@ IRREGULAR_FROM = 0.10
 _MIN_PLACES = 8
 # Enough places for a median; more only take time.
 _MAX_PLACES = 5000
+# From this weight on a pixel counts in an interpolated value; below is rounding.
+_TOUCHED = 1e-6
 _STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 _REACH = 2  # pixels to each side that the direction of the normal is taken from
 
@@ -76,8 +78,8 @@ def margin_irregularity(outlines: Outlines) -> float | None:
 def margin_sharpness(region: Region) -> float | None:
     """Median of |dI/dn| over the outline, in the stack's unit per length unit.
 
-    Places where the other side is another lesion or the edge of the image do not count. None
-    where fewer than 8 are left.
+    Places where the other side is another lesion or the edge of the image do not count, nor do
+    those beside pixels where the source has no data. None where fewer than 8 are left.
     """
     box, mask = region.around(_REACH + 1)
     values = region.stack.array[box]
@@ -93,13 +95,17 @@ def margin_sharpness(region: Region) -> float | None:
     half = np.sqrt(spacing.prod()) / 2
     middle = (inside + outside) / 2
     reach = normal * half / spacing  # in pixels
-    sides = []
+    sides, known = [], np.ones(len(middle), dtype=np.bool_)
+    padding = None if region.stack.padding is None else region.stack.padding[box]
     for sign in (-1, 1):
         places = middle.copy()
         places[:, 1:] += sign * reach
         sides.append(ndimage.map_coordinates(values, places.T, order=1, mode="nearest"))
+        if padding is not None:
+            share = padding.astype(np.float32)
+            known &= ndimage.map_coordinates(share, places.T, order=1, mode="nearest") < _TOUCHED
     change = np.abs(sides[1].astype(np.float64) - sides[0]) / (2 * half)
-    change = change[np.isfinite(change)]
+    change = change[np.isfinite(change) & known]
     return float(np.median(change)) if len(change) >= _MIN_PLACES else None
 
 

@@ -71,7 +71,7 @@ def density_of(region: Region) -> list[Measurement]:
 
 
 def rim_values(region: Region) -> npt.NDArray[np.float32]:
-    """The finite values around `region` that belong to no lesion.
+    """The finite values around `region` that belong to no lesion, where the source has data.
 
     Within 3 mm of it (3 pixels without calibration, at least one pixel) in the planes of the
     images, from pixel centre to pixel centre.
@@ -82,6 +82,8 @@ def rim_values(region: Region) -> npt.NDArray[np.float32]:
     pixels = int(reach / min(row, column))
     box, mask = region.around(pixels)
     near = _within(mask, reach, row, column) & ~region.foreground[box]
+    if region.stack.padding is not None:
+        near &= ~region.stack.padding[box]
     values = region.stack.array[box][near]
     return np.asarray(values[np.isfinite(values)])
 

@@ -83,8 +83,13 @@ class Region:
 
     @cached_property
     def values(self) -> Values:
-        """The finite image values in it, in the stack's unit, in no particular shape."""
-        values = self.stack.array[self.box][self.mask]
+        """The finite image values in it, in the stack's unit, in no particular shape.
+
+        Pixels where the source has no data are left out.
+        """
+        padding = self.stack.padding
+        known = self.mask if padding is None else self.mask & ~padding[self.box]
+        values = self.stack.array[self.box][known]
         finite = np.isfinite(values)
         return values if finite.all() else values[finite]
 

@@ -91,3 +91,18 @@ def test_the_spacing_of_an_enhanced_projection(make):
     (stack,) = build_stacks([image], make.images, max_voxels=make.room)
     assert stack.calibrations[0].basis is Basis.DETECTOR
     assert stack.calibrations[0].row_mm == 0.3
+
+
+def test_where_ultrasound_regions_of_other_scales_overlap_there_is_no_size(make):
+    wide = region(make, RegionLocationMinX0=0, RegionLocationMinY0=0, RegionLocationMaxY1=19)
+    inset = region(make, RegionLocationMinX0=20, RegionLocationMinY0=10, RegionLocationMaxY1=19)
+    same = known(make, "US", SequenceOfUltrasoundRegions=[wide, inset])
+    assert all(found.outside == () for found in same)
+    for other in ({"PhysicalDeltaX": 0.1}, {"PhysicalUnitsXDirection": 4}):
+        for keyword, value in other.items():
+            setattr(inset, keyword, value)
+        (found,) = known(make, "US", SequenceOfUltrasoundRegions=[wide, inset])
+        assert found.holds_at(slice(0, 10), slice(0, 30))
+        assert found.holds_at(slice(0, 20), slice(0, 20))
+        assert not found.holds_at(slice(0, 11), slice(0, 21))
+        assert not found.holds_at(slice(12, 14), slice(25, 27))

@@ -121,3 +121,11 @@ def test_compressed_garbage_is_a_decode_error(make, syntax, stream):
     image.PixelData = encapsulate([stream])
     with pytest.raises(DecodeError, match="image 1"):
         build_stacks([image], make.images, max_voxels=make.room)
+
+
+def test_too_many_frames_are_refused_however_small(make):
+    images = [make.image(np.zeros((10_000, 1, 1), np.uint8), bits=8, number=n) for n in (1, 2)]
+    check_size(images, 10**9)
+    more = make.image(np.zeros((1, 1), np.uint8), bits=8, number=3)
+    with pytest.raises(NotApplicableError, match="20,001 frames, more than the 20,000"):
+        check_size([*images, more], 10**9)

@@ -148,3 +148,28 @@ def test_what_is_missing_is_named_and_the_values_stay(make, pet, keyword, value,
     assert np.array_equal(stack.array[0], STORED * 2)
     assert stack.unit.value in {"Bq/ml", "{propcounts}"}
     assert named.split()[0] in stack.remarks[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_offset_does_not_make_hours_of_a_date(pet):
+    pet.TimezoneOffsetFromUTC = "+0100"
+    tracer = pet.RadiopharmaceuticalInformationSequence[0]
+    usual = suv_factor([pet], "BQML")
+    tracer.RadiopharmaceuticalStartDateTime = "20240115+0100"
+    assert suv_factor([pet], "BQML") == usual
+
+
+@pytest.mark.parametrize(
+    ("units", "kind", "unit"),
+    [
+        ("GML", "LBM", "g/ml{SUVlbm}"),
+        ("GML", "LBMJANMA", "g/ml"),
+        ("CM2ML", "BSA", "cm2/ml{SUVbsa}"),
+    ],
+)
+def test_another_kind_of_suv_is_remarked_upon(make, pet, units, kind, unit):
+    pet.Units, pet.SUVType = units, kind
+    (stack,) = build_stacks([pet], make.images, max_voxels=make.room)
+    assert stack.unit.value == unit
+    (remark,) = stack.remarks
+    assert remark.endswith("not SUV by body weight.")

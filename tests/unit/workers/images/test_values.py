@@ -121,3 +121,8 @@ def test_a_real_world_value_table(make):
 def test_a_rescale_that_is_none_is_a_decode_error(make, slope):
     with pytest.raises(DecodeError, match="RescaleSlope"):
         one(make, make.image(STORED, RescaleSlope=slope, RescaleIntercept=0))
+
+
+def test_a_slope_that_leaves_no_finite_value_is_a_decode_error(make):
+    with pytest.raises(DecodeError, match="no pixel has a finite value"):
+        one(make, make.image(STORED + 1, RescaleSlope="1e300", RescaleIntercept=0))

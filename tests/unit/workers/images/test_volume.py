@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from core.errors import DecodeError, NotApplicableError, ResultError
 from core.modelspec import InputSpec
@@ -350,3 +352,50 @@ def test_two_thousand_slices(make):
     random.Random(5).shuffle(datasets)
     stack = build(make, datasets)
     assert np.array_equal(stack.array[:, 0, 0], np.arange(2000))
+
+
+@pytest.mark.parametrize("stray", [1, 3])
+def test_a_stray_part_is_not_taken_for_a_volume(make, stray):
+    whole = make.slices(voxels((6, 4, 4)), make.affine(), EchoTime=20)
+    part = make.slices(voxels((stray, 4, 4), 1), make.affine(), first=50, EchoTime=10)
+    with pytest.raises(NotApplicableError, match=f"10 covers {stray} of the 6 slices"):
+        build(make, deepcopy([*whole, *part]), of_several="first")
+    assert len(build(make, [*whole, *part], of_several="last").frames) == 6
+
+
+def test_a_stray_stack_is_not_taken_for_a_volume(make):
+    dataset = make.enhanced(voxels((6, 4, 4)), make.affine())
+    for index, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        group.FrameContentSequence[0].StackID = "1" if index < 1 else "2"
+    with pytest.raises(NotApplicableError, match="covers 1 of the 5"):
+        build(make, [deepcopy(dataset)], of_several="first")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("number", ["abc", "1.5"])
+def test_an_instance_number_that_cannot_be_read_is_no_matter(make, number):
+    array = voxels((3, 4, 4))
+    datasets = make.slices(array, make.affine())
+    datasets[1]._dict[Tag("InstanceNumber")] = RawDataElement(
+        Tag("InstanceNumber"), "IS", len(number), number.encode(), 0, False, True
+    )
+    assert np.array_equal(build(make, datasets).array, array)
+
+
+@pytest.mark.parametrize(("thickness", "remarked"), [(0.5, True), (1.0, False), (None, False)])
+def test_slices_far_apart_are_remarked_upon(make, thickness, remarked):
+    datasets = make.slices(voxels((2, 4, 4)), make.affine(), SliceThickness=thickness)
+    stack = build(make, datasets)
+    assert any("2.00 mm apart and 0.50 mm thick" in remark for remark in stack.remarks) == remarked
+
+
+def test_an_orientation_of_zeros_is_none(make):
+    datasets = make.slices(
+        voxels((2, 4, 4)), make.affine(), ImageOrientationPatient=["0"] * 6, Modality="CR"
+    )
+    with pytest.raises(NotApplicableError, match="without ImageOrientationPatient"):
+        build(make, deepcopy(datasets))
+    (stack,) = build_stacks(datasets, make.images, max_voxels=make.room)
+    assert {(frame.position, frame.orientation) for frame in stack.frames} == {(None, None)}
+    assert stack.frame_of_reference_uid == ""
+    assert stack.calibrations[0].basis is Basis.DETECTOR

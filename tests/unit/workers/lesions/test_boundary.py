@@ -111,3 +111,18 @@ def test_one_voxel_has_neither_shape_nor_margin():
     assert finding.evaluations == ()
     assert not concepts_of(finding) & {c.SPHERICITY, c.MARGIN_IRREGULARITY, c.MARGIN_SHARPNESS}
     assert {c.VOLUME, c.LONG_AXIS, c.SHORT_AXIS, c.SURFACE_AREA} <= concepts_of(finding)
+
+
+def test_a_step_to_where_the_source_has_no_data_is_no_margin():
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[2:7, 20:40, 20:40] = True
+    values = np.where(mask, 60.0, 50.0)
+    padding = np.zeros(SHAPE, dtype=bool)
+    padding[:, :, 40:] = padding[:, 40:] = padding[:, :20] = True  # three of four sides
+    padding[3] = False
+    values[padding] = -2000.0
+    (finding,) = find(make_volume(values, padding=padding), mask).findings
+    (clean,) = find(make_volume(np.where(mask, 60.0, 50.0)), mask).findings
+    assert value_of(finding, c.MARGIN_SHARPNESS) == pytest.approx(
+        value_of(clean, c.MARGIN_SHARPNESS)
+    )

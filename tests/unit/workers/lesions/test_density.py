@@ -99,3 +99,16 @@ def test_what_is_no_number_does_not_count():
 def test_a_lesion_that_fills_the_image_has_no_contrast():
     (finding,) = find(make_volume(np.zeros((2, 8, 8))), np.ones((2, 8, 8), dtype=bool)).findings
     assert c.CONTRAST not in concepts_of(finding)
+
+
+def test_where_the_source_has_no_data_nothing_is_measured():
+    mask = boxed()
+    values = np.where(mask, 55.0, 30.0)
+    padding = np.zeros_like(mask)
+    padding[:, :, :14] = True  # part of the lesion, and its rim on one side
+    values[padding] = -2000.0
+    (finding,) = find(make_volume(values, padding=padding), mask).findings
+    assert value_of(finding, ATTENUATION, c.MINIMUM) == 55.0
+    assert value_of(finding, c.CONTRAST) == pytest.approx(25.0)
+    (finding,) = find(make_volume(values, padding=np.ones_like(mask)), mask).findings
+    assert not concepts_of(finding) & {ATTENUATION, c.CONTRAST, c.MARGIN_SHARPNESS}
