@@ -87,7 +87,67 @@ class TransferState(StrEnum):
     PAUSED = "paused"
 
 
+class CommitmentState(StrEnum):
+    """Where a storage commitment stands that we ask a destination for.
+
+    due: to be asked when its time comes.
+    asking: a sender holds its lease.
+    asked: the destination took the question; its report is waited for.
+    reported: the destination said which objects it is responsible for.
+    failed: it does not commit, or never reported; another proof takes its place.
+    """
+
+    DUE = "due"
+    ASKING = "asking"
+    ASKED = "asked"
+    REPORTED = "reported"
+    FAILED = "failed"
+
+
+class AnswerState(StrEnum):
+    """Where our answer to a peer stands that asked us for storage commitment."""
+
+    DUE = "due"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+class Proof(StrEnum):
+    """How it is known that a destination has an object; the strongest that it offers.
+
+    commitment: it took responsibility by storage commitment (PS3.4 Annex J).
+    found: it lists the object when it is queried (C-FIND).
+    status: its answer to C-STORE; no more is known.
+    """
+
+    COMMITMENT = "commitment"
+    FOUND = "found"
+    STATUS = "status"
+
+
+class EvidenceSource(StrEnum):
+    """Who says which images belong together; the first that speaks decides.
+
+    request: a workitem or an administrator's request that lists its inputs.
+    mpps: a Modality Performed Procedure Step, completed, with its images.
+    availability: an Instance Availability Notification.
+    commitment: the instances that a storage commitment request lists.
+    count: the sender's own count, asked by C-FIND.
+    quiet: nothing came for the quiet time. Not evidence, a guess.
+    force: more was to come and did not; taken as it is.
+    """
+
+    REQUEST = "request"
+    MPPS = "mpps"
+    AVAILABILITY = "availability"
+    COMMITMENT = "commitment"
+    COUNT = "count"
+    QUIET = "quiet"
+    FORCE = "force"
+
+
 S, J, T, R = SeriesState, JobState, TransferState, RenditionState
+C = CommitmentState
 
 SERIES_MOVES: dict[SeriesState, frozenset[SeriesState]] = {
     S.RECEIVING: frozenset({S.WHOLE, S.OWN}),
@@ -137,6 +197,14 @@ RENDITION_MOVES: dict[RenditionState, frozenset[RenditionState]] = {
     R.RUNNING: frozenset({R.DONE, R.FAILED, R.WAITING}),
     R.DONE: frozenset(),
     R.FAILED: frozenset({R.WAITING}),  # an administrator sends the job's objects again
+}
+
+COMMITMENT_MOVES: dict[CommitmentState, frozenset[CommitmentState]] = {
+    C.DUE: frozenset({C.ASKING, C.FAILED}),
+    C.ASKING: frozenset({C.ASKED, C.REPORTED, C.DUE, C.FAILED}),
+    C.ASKED: frozenset({C.REPORTED, C.DUE, C.FAILED}),
+    C.REPORTED: frozenset(),
+    C.FAILED: frozenset({C.REPORTED}),  # a report that comes late still counts
 }
 
 JOB_OPEN = frozenset({J.WAITING, J.QUEUED, J.RUNNING, J.HELD})

@@ -103,7 +103,11 @@ class StudyRow(Base):
 
 
 class SeriesRow(Base):
-    """A series; `revision` counts up whenever an instance of it is filed."""
+    """A series; `revision` counts up whenever an instance of it is filed.
+
+    `decided_by` is the kind of evidence that decided that it is whole; `expected` how many
+    images there should be, where anybody said so; `incomplete` that it was analysed with fewer.
+    """
 
     __tablename__ = "series"
     series_instance_uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
@@ -119,7 +123,10 @@ class SeriesRow(Base):
     last_filed_at: Mapped[datetime]
     attributes: Mapped[dict[str, Any]]
     decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str] = mapped_column(String(16), default="")
     decision: Mapped[str] = mapped_column(Text, default="")
+    expected: Mapped[int | None]
+    incomplete: Mapped[bool] = mapped_column(Boolean, default=False)
     __table_args__ = (Index("ix_series_state_last_received_at", "state", "last_received_at"),)
 
 
@@ -135,8 +142,34 @@ class SeriesAssociationRow(Base):
     )
 
 
+class EvidenceRow(Base):
+    """What somebody said about which images belong to a study or a series.
+
+    Written by any door, read only by `node.completeness`. `key` tells statements of one source
+    apart (the MPPS's or the transaction's UID); the same statement again takes the place of the
+    earlier one. `series_instance_uid` is empty where it speaks of the whole study. `uids` lists
+    the instances, or is null where only their number is known. Not `final`: more is to come.
+    """
+
+    __tablename__ = "evidence"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
+    series_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
+    source: Mapped[str] = mapped_column(String(16))
+    key: Mapped[str] = mapped_column(_Uid)
+    said_by: Mapped[str] = mapped_column(String(16))
+    final: Mapped[bool] = mapped_column(Boolean, default=True)
+    count: Mapped[int | None]
+    uids: Mapped[list[Any] | None] = mapped_column(JSON)
+    at: Mapped[datetime]
+    __table_args__ = (UniqueConstraint("source", "key", "series_instance_uid"),)
+
+
 class InstanceRow(Base):
-    """One version of an instance. The same SOP Instance UID with other content is a new version."""
+    """One version of an instance. The same SOP Instance UID with other content is a new version.
+
+    `gone_at` says that retention removed its bytes from the store.
+    """
 
     __tablename__ = "instance"
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
@@ -154,6 +187,7 @@ class InstanceRow(Base):
     size: Mapped[int] = mapped_column(_Id)
     received_at: Mapped[datetime]
     association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
+    gone_at: Mapped[datetime | None]
     __table_args__ = (UniqueConstraint("sop_instance_uid", "digest"),)
 
 
@@ -189,7 +223,13 @@ class RouteDecisionRow(Base):
 
 
 class JobRow(Base):
-    """One analysis. Unique by route, model version, input and run: two nodes make one job."""
+    """One analysis. Unique by route, model version, input and run: two nodes make one job.
+
+    The greater `priority` goes first, then the smaller `size` (bytes of the input), in turns by
+    `sender` (AE title). `expected` is how many images there should be. `strain` counts how often
+    memory ran out: 1 computes in smaller batches, 2 on the CPU. `same_as` is the job whose
+    findings were taken because model version and input are the same.
+    """
 
     __tablename__ = "job"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -206,6 +246,12 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=0)
     deaths: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(default=0)
+    size: Mapped[int] = mapped_column(_Id, default=0)
+    sender: Mapped[str] = mapped_column(String(16), default="")
+    expected: Mapped[int | None]
+    strain: Mapped[int] = mapped_column(default=0)
+    same_as: Mapped[str | None] = mapped_column(String(36))
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
     queued_at: Mapped[datetime | None]
@@ -321,6 +367,7 @@ class ResultRow(Base):
     digest: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(_Id)
     created_at: Mapped[datetime]
+    gone_at: Mapped[datetime | None]
     __table_args__ = (
         Index(
             "uq_result_first",
@@ -364,16 +411,21 @@ class RenditionRow(Base):
 
 
 class TransferRow(Base):
-    """The delivery of one result to one destination.
+    """The delivery of one result, or of one original that a route passes on, to one destination.
 
-    `class_refused` says that it was refused because the destination takes no object of its SOP
-    class; `rendition_id` what is made for the destination instead.
+    Exactly one of `result_id` and `instance_id` is set; an original has no job. `class_refused`
+    says that it was refused because the destination takes no object of its SOP class;
+    `rendition_id` what is made for the destination instead. `proof` says how it is known that
+    the destination has it (`core.lifecycle.Proof`), `commitment_id` in which storage commitment
+    it was asked.
     """
 
     __tablename__ = "transfer"
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
-    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), index=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)
+    instance_id: Mapped[int | None] = mapped_column(ForeignKey("instance.id"), index=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"), index=True)
+    route: Mapped[str] = mapped_column(String(64), default="")
     study_instance_uid: Mapped[str] = mapped_column(
         ForeignKey("study.study_instance_uid"), index=True
     )
@@ -390,9 +442,55 @@ class TransferRow(Base):
     sent_at: Mapped[datetime | None]
     class_refused: Mapped[bool] = mapped_column(Boolean, default=False)
     rendition_id: Mapped[int | None] = mapped_column(ForeignKey("rendition.id"), index=True)
+    proof: Mapped[str] = mapped_column(String(16), default="")
+    proved_at: Mapped[datetime | None]
+    commitment_id: Mapped[int | None] = mapped_column(ForeignKey("commitment.id"), index=True)
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
+        UniqueConstraint("instance_id", "destination"),
         Index("ix_transfer_state_destination", "state", "destination", "next_try_at"),
+    )
+
+
+class CommitmentRow(Base):
+    """A storage commitment that we ask a destination for (PS3.4 Annex J)."""
+
+    __tablename__ = "commitment"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(_Uid, unique=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    asked_at: Mapped[datetime | None]
+    answered_at: Mapped[datetime | None]
+    next_try_at: Mapped[datetime | None]
+    lease_owner: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None]
+    message: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("ix_commitment_state_next_try_at", "state", "next_try_at"),)
+
+
+class CommitmentRequestRow(Base):
+    """A storage commitment that a peer asks us for; the answer goes out from here.
+
+    `instances` is a list of [SOP Class UID, SOP Instance UID].
+    """
+
+    __tablename__ = "commitment_request"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(_Uid)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    instances: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    received_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    next_try_at: Mapped[datetime | None]
+    message: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", "calling_ae"),
+        Index("ix_commitment_request_state_next_try_at", "state", "next_try_at"),
     )
 
 
@@ -408,7 +506,12 @@ class TransferAttemptRow(Base):
 
 
 class DestinationRow(Base):
-    """How a destination did lately: the wait before the next try is kept across restarts."""
+    """How a destination did lately: the wait before the next try is kept across restarts.
+
+    While it is down one sender at a time tries one object (`probe_owner`, `probe_until`).
+    `paused` is an administrator's word. `commitment` says whether it offers storage commitment:
+    "yes", "no", or empty as long as nobody asked; `commitment_asked_at` when that was learned.
+    """
 
     __tablename__ = "destination"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -416,6 +519,11 @@ class DestinationRow(Base):
     next_try_at: Mapped[datetime | None]
     last_error: Mapped[str] = mapped_column(Text, default="")
     last_success_at: Mapped[datetime | None]
+    probe_owner: Mapped[str | None] = mapped_column(String(64))
+    probe_until: Mapped[datetime | None]
+    paused: Mapped[bool] = mapped_column(Boolean, default=False)
+    commitment: Mapped[str] = mapped_column(String(16), default="")
+    commitment_asked_at: Mapped[datetime | None]
 
 
 class RefusedClassRow(Base):

@@ -84,8 +84,20 @@ class NodeSettings(_Section):
     max_associations: Annotated[int, Field(ge=1)] = Field(
         32, description="Most associations at once; one more is rejected for now"
     )
+    receivers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Receiver processes that share the port"
+    )
+    fast_lane: bool = Field(
+        True, description="Receive images by our own data path; false: by pynetdicom's"
+    )
+    max_associations_per_peer: Annotated[int, Field(ge=1)] = Field(
+        16, description="Most associations of one AE title at once, per receiver process"
+    )
     max_pdu: Annotated[int, Field(ge=4096, le=131072)] = Field(
         131072, description="Largest PDU that we receive, bytes"
+    )
+    max_instance_mb: Annotated[int, Field(ge=1)] = Field(
+        8192, description="Largest instance that we take, MB; a peer may have its own"
     )
     acse_timeout: Seconds = Field(30, description="Wait for association messages, seconds")
     dimse_timeout: Seconds = Field(60, description="Wait for a DIMSE message, seconds")
@@ -101,6 +113,30 @@ class StorageSettings(_Section):
     min_free_mb: Annotated[int, Field(ge=0)] = Field(
         1024, description="Refuse instances (0xA700) when the spool's disk has less free, MB"
     )
+    warn_free_mb: Annotated[int, Field(ge=0)] = Field(
+        5120, description="Warn when the disk of spool or store has less free, MB"
+    )
+    fsync: bool = Field(
+        True, description="Answer only when the disk has the image; false may lose images"
+    )
+
+
+class RetentionSettings(_Section):
+    """`[retention]`: how long things are kept. Nothing goes that is not yet delivered."""
+
+    originals_days: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Images older than this go from the store; default: kept"
+    )
+    results_days: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Results older than this go from the store; default: kept"
+    )
+    ledger_days: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Rows of studies older than this go from the ledger; default: kept"
+    )
+    max_store_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="The oldest images go when the store holds more; default: no limit"
+    )
+    check_seconds: Seconds = Field(60, description="How often it is looked")
 
 
 class LedgerSettings(_Section):
@@ -128,12 +164,38 @@ class CompletenessSettings(_Section):
     broken_quiet_seconds: Seconds = Field(
         30, description="The same after an association that broke off: the sender may try again"
     )
+    force_seconds: Seconds = Field(
+        600,
+        description="Taken as incomplete when more was announced and nothing came for so long",
+    )
+    ask_seconds: Seconds = Field(
+        3, description="Between the two counts that a sender with find = true is asked for"
+    )
+
+
+class ServiceSettings(_Section):
+    """`[services]`: DICOM services that are off unless they are asked for."""
+
+    mpps: bool = Field(False, description="Take Modality Performed Procedure Steps, as evidence")
+    availability: bool = Field(
+        False, description="Take Instance Availability Notifications, as evidence"
+    )
+    commitment: bool = Field(
+        False,
+        description="Answer storage commitment requests; a modality may delete after our yes",
+    )
 
 
 class JobSettings(_Section):
     """`[jobs]`: leases and attempts."""
 
-    lease_seconds: Seconds = Field(30, description="A worker that is silent so long has died")
+    lease_seconds: Seconds = Field(10, description="A worker that is silent so long has died")
+    stat_modalities: tuple[str, ...] = Field(
+        (), description="Modalities whose jobs go first, as with a STAT request"
+    )
+    time_limit_seconds: Seconds = Field(
+        3600, description="Longest time for a job; a model may have its own"
+    )
     max_attempts: Annotated[int, Field(ge=1)] = Field(
         3, description="Attempts at a job that ends in an unknown error before it is failed"
     )
@@ -209,6 +271,12 @@ class DeliverySettings(_Section):
     relearn_hours: Annotated[float, Field(gt=0)] = Field(
         24, description="A SOP class that a destination refused is offered again after so long"
     )
+    commit_seconds: Seconds = Field(
+        3600, description="Longest wait for the report of a storage commitment"
+    )
+    proof_seconds: Seconds = Field(
+        10, description="Wait before a destination with find = true is asked whether it has it"
+    )
 
 
 class LogSettings(_Section):
@@ -230,6 +298,15 @@ class Peer(_Section):
     worklist: bool = Field(False, description="May query the worklist")
     archive: bool = Field(False, description="Gets results by default")
     commit: bool = Field(False, description="Is asked for storage commitment")
+    find: bool = Field(
+        False, description="Is queried: how many images a series has, and what it holds of ours"
+    )
+    max_instance_mb: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Largest instance from it, MB; default: node.max_instance_mb"
+    )
+    max_per_second: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Most instances a second from it; more are slowed down"
+    )
 
     @property
     def address(self) -> DicomAddress | None:
@@ -259,7 +336,15 @@ class Route(_Section):
     """`[[routes]]`: which series go to which model, and where the results go."""
 
     name: Name = Field(description="How logs and explanations call it")
-    model: str = Field(description="Model package")
+    model: str | None = Field(
+        None, description="Model package; none for a route that only passes images on"
+    )
+    priority: Literal["stat", "high", "routine", "low"] = Field(
+        "routine", description="Which jobs go first"
+    )
+    forward: tuple[str, ...] = Field(
+        (), description="Peers that get the original images, unchanged"
+    )
     match: dict[str, Rule] = Field({}, description="DICOM keyword → what its value must be")
     min_instances: Annotated[int, Field(ge=1)] = Field(1, description="Least images of the series")
     destinations: tuple[str, ...] | None = Field(
@@ -289,12 +374,14 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     ledger: LedgerSettings = LedgerSettings()
     queue: QueueSettings = QueueSettings()
+    services: ServiceSettings = ServiceSettings()
     completeness: CompletenessSettings = CompletenessSettings()
     jobs: JobSettings = JobSettings()
     worker: WorkerSettings = WorkerSettings()
     models: ModelSettings = ModelSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliverySettings = DeliverySettings()
+    retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -494,8 +581,9 @@ def _cross_faults(raw: dict[str, Any]) -> list[str]:
     named = _texts([peer.get("name") for peer in peers])
     sendable = _texts([peer.get("name") for peer in peers if peer.get("host") and peer.get("port")])
     for index, peer in enumerate(peers):
-        if (peer.get("archive") or peer.get("commit")) and peer.get("name") not in sendable:
-            faults.append(f"peers[{index}].host: an archive needs host and port to be sent to")
+        asked = [key for key in ("archive", "commit", "find") if peer.get(key)]
+        if asked and peer.get("name") not in sendable:
+            faults.append(f"peers[{index}].host: {asked[0]} = true needs host and port")
     for index, route in enumerate(routes):
         model = route.get("model")
         if isinstance(model, str) and known is not None and model not in known:
@@ -503,12 +591,15 @@ def _cross_faults(raw: dict[str, Any]) -> list[str]:
             faults.append(
                 f"routes[{index}].model: no model {model!r} is installed (there is: {names})"
             )
-        for number, name in enumerate(_texts(route.get("destinations"))):
-            key = f"routes[{index}].destinations[{number}]"
-            if name not in named:
-                faults.append(f"{key}: no peer is called {name!r}")
-            elif name not in sendable:
-                faults.append(f"{key}: peer {name!r} has no host and port to send to")
+        if not model and not route.get("forward"):
+            faults.append(f"routes[{index}].model: a route needs a model, or peers to forward to")
+        for among in ("destinations", "forward"):
+            for number, name in enumerate(_texts(route.get(among))):
+                key = f"routes[{index}].{among}[{number}]"
+                if name not in named:
+                    faults.append(f"{key}: no peer is called {name!r}")
+                elif name not in sendable:
+                    faults.append(f"{key}: peer {name!r} has no host and port to send to")
         match = route.get("match")
         for keyword, rule in match.items() if isinstance(match, dict) else ():
             faults += _rule_faults(f"routes[{index}].match.{keyword}", keyword, rule)

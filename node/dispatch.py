@@ -87,7 +87,7 @@ class Dispatcher:
         work.series.explain(series_uid, revision, decisions)
         made = []
         for route, decision in zip(self._settings.routes, decisions, strict=True):
-            if not decision.matched:
+            if not decision.matched or route.model is None:
                 continue
             job_id = work.jobs.create(
                 NewJob(

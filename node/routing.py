@@ -28,8 +28,10 @@ def _evaluate(route: Route, series: Series) -> RouteDecision:
     if misses:
         return RouteDecision(route.name, False, "; ".join(misses))
     matched = ", ".join(route.match) or "no condition"
+    then = [f"model {route.model}"] if route.model else []
+    then += [f"passed on to {', '.join(route.forward)}"] if route.forward else []
     return RouteDecision(
-        route.name, True, f"matched ({matched}; {series.instances} images): model {route.model}"
+        route.name, True, f"matched ({matched}; {series.instances} images): {'; '.join(then)}"
     )
 
 

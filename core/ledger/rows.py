@@ -170,7 +170,7 @@ def transfer_value(row: TransferRow, result: ResultRow) -> Transfer:
     return Transfer(
         id=row.id,
         result=result_value(result),
-        job_id=row.job_id,
+        job_id=row.job_id or "",
         study_instance_uid=row.study_instance_uid,
         destination=row.destination,
         state=TransferState(row.state),
