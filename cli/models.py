@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli.context import console, error_console, load_settings
 
-app = typer.Typer(help="Models: list, evaluate.", no_args_is_help=True)
+app = typer.Typer(help="Models: list, evaluate, merge.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -57,9 +57,25 @@ def evaluate(
             split,
             lambda done, total: status.update(f"judging {name}: {done} of {total} groups"),
         )
-    summary = summarise(scores)
+    summary = summarise(scores, model.spec)
     if as_json:
         typer.echo(json.dumps(summary))
         return
     for key, value in summary.items():
         typer.echo(f"{key}: {value}")
+
+
+@app.command()
+def merge(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new package.")],
+    packages: Annotated[list[Path], typer.Argument(help="Packages, such as those of the folds.")],
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Ask about the mirrored image, too.")
+    ] = False,
+) -> None:
+    """Make one package of several that differ in their weights only: an ensemble."""
+    from models.training.ensemble import merge as make
+
+    spec = make(packages, folder, mirrored=mirrored)
+    size = spec.weights_path.stat().st_size / 1e6
+    typer.echo(f"package: {folder} ({len(packages)} members, {size:.1f} MB)")

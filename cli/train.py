@@ -17,18 +17,25 @@ def train(
         Path | None, typer.Option(help="Folder of the package; default: OUT/package/NAME.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
+    fold: Annotated[
+        str, typer.Option(help="Cross-validation: 2/5 holds the second of five parts out.")
+    ] = "",
 ) -> None:
     """Train a model and write it as a package, with a report."""
     from core.errors import TrainingError
     from models.registry import load
-    from models.training.config import read_config
+    from models.training.checkpoint import CHECKPOINT
+    from models.training.config import read_config, with_fold
     from models.training.data import read_index
+    from models.training.dataset import held_out, training_entries
     from models.training.evaluate import score_groups, summarise
     from models.training.export import export
-    from models.training.loop import CHECKPOINT, Training
-    from models.training.report import write_report
+    from models.training.loop import Training
+    from models.training.report import write_report, write_scores
 
     parsed = read_config(config)
+    if fold:
+        parsed = with_fold(parsed, fold)
     if (out / CHECKPOINT).exists() and not resume:
         raise TrainingError(
             f"{out} holds a training already",
@@ -40,11 +47,19 @@ def train(
     network = training.run(error_console)
     target = package or out / "package" / parsed.package.name
     spec = export(network, parsed, config.name, target)
-    scores, summary = [], {}
-    if any(item.split == "val" for item in read_index(parsed.data.folder)):
+    scores, summary, judged = [], {}, ""
+    if parsed.data.folds:
+        # a fold is judged on what it held out; the val split stays unseen for the last look
+        held = held_out(training_entries(parsed), parsed)
+        judged = f"fold {parsed.data.fold} of {parsed.data.folds}"
+        scores = score_groups(load(spec), parsed.data.folder, only=held)
+    elif any(item.split == "val" for item in read_index(parsed.data.folder)):
+        judged = "the val split"
         scores = score_groups(load(spec), parsed.data.folder, "val")
-        summary = summarise(scores)
-    report = write_report(out, spec.title, training.history, scores, summary)
+    if scores:
+        summary = summarise(scores, spec)
+        write_scores(out, scores)
+    report = write_report(out, spec.title, training.history, scores, summary, judged)
     typer.echo(f"package: {target}")
     typer.echo(f"report: {report}")
     for key, value in summary.items():

@@ -119,6 +119,22 @@ class LabelSpec(_Frozen):
         return self
 
 
+class ClassesSpec(_Frozen):
+    """The second answer of a network that segments and classifies at once.
+
+    Attributes:
+        activation: "softmax" where the classes exclude each other.
+        threshold: from which probability on a class counts as present.
+        combine: how the images of one series make one answer.
+        labels: the classes; `channel` counts the network's classes, not its pixel labels.
+    """
+
+    activation: Literal["sigmoid", "softmax"] = "softmax"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    combine: Literal["mean", "max"] = "mean"
+    labels: tuple[LabelSpec, ...]
+
+
 class OutputSpec(_Frozen):
     """How logits become an answer.
 
@@ -129,6 +145,7 @@ class OutputSpec(_Frozen):
         threshold: from which probability on a pixel belongs to a lesion, or a class counts as
             present.
         combine: how the images of one series make one answer of a classifier.
+        classes: of a segmentation network that also classifies whole images, or None.
     """
 
     kind: Literal["segmentation", "classification"] = "segmentation"
@@ -136,6 +153,7 @@ class OutputSpec(_Frozen):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     combine: Literal["mean", "max"] = "mean"
     labels: tuple[LabelSpec, ...]
+    classes: ClassesSpec | None = None
 
 
 class PostprocessingSpec(_Frozen):
@@ -152,13 +170,28 @@ class PostprocessingSpec(_Frozen):
     min_pixels: Annotated[int, Field(ge=0)] = 0
 
 
+class LimitsSpec(_Frozen):
+    """What a job of this model may take.
+
+    Attributes:
+        seconds: longest time for one job; None leaves it to jobs.time_limit_seconds.
+    """
+
+    seconds: Annotated[float, Field(gt=0)] | None = None
+
+
 class TrainingSpec(_Frozen):
-    """What the weights were trained on."""
+    """What the weights were trained on.
+
+    Attributes:
+        labels: the labels of the training images' index, and the class (channel) of each.
+    """
 
     data: str
     licence: str
     config: str
     citation: str = ""
+    labels: dict[str, int] = {}
 
 
 class ModelSpec(_Frozen):
@@ -184,6 +217,7 @@ class ModelSpec(_Frozen):
     weights: WeightsSpec
     output: OutputSpec
     postprocessing: PostprocessingSpec = PostprocessingSpec()
+    limits: LimitsSpec = LimitsSpec()
     training: TrainingSpec
     folder: Path = Path()
 

@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from models.answer import Answer, as_answer
+
 
 class _Features:
     """The output of the last convolution that still has places, as the start of a graph."""
@@ -52,7 +54,7 @@ def _hooked(network: nn.Module) -> Iterator[_Features]:
 
 def classify_with_maps(
     network: nn.Module, images: torch.Tensor, channels: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor | Answer, torch.Tensor | None]:
     """Ask a classifier, and where it looked.
 
     Args:
@@ -62,14 +64,20 @@ def classify_with_maps(
             logit.
 
     Returns:
-        Logits (batch, classes), and maps (batch, 1, rows, columns), float32, 0 and more, in no
-        particular unit. No maps where the network has no convolution with more than one place.
+        What the network gives, logits (batch, classes) or an `Answer`, and maps (batch, 1, rows,
+        columns), float32, 0 and more, in no particular unit: the network's own (`Answer.where`)
+        if it says so itself. No maps where the network has no convolution with more than one
+        place.
     """
     with torch.enable_grad(), _hooked(network) as features:
-        logits: torch.Tensor = network(images)
-        fits = logits.ndim == 2 and max(channels, default=0) < logits.shape[1]
-        if features.last is None or not logits.requires_grad or not fits:
-            return logits.detach(), None
+        given: torch.Tensor | Answer = network(images)
+        answer = as_answer(given)
+        if answer.where is not None:
+            return _detached(given), answer.where.detach()
+        logits = answer.image
+        fits = logits is not None and max(channels, default=0) < logits.shape[1]
+        if features.last is None or logits is None or not logits.requires_grad or not fits:
+            return _detached(given), None
         among = torch.as_tensor(list(channels), device=logits.device)
         highest = logits[:, among].amax(dim=1).sum()  # the images do not depend on each other
         (gradient,) = torch.autograd.grad(highest, features.last)
@@ -78,7 +86,16 @@ def classify_with_maps(
     maps = functional.interpolate(
         maps, size=images.shape[-2:], mode="bilinear", align_corners=False
     )
-    return logits.detach(), maps
+    return _detached(given), maps
+
+
+def _detached(given: torch.Tensor | Answer) -> torch.Tensor | Answer:
+    if isinstance(given, torch.Tensor):
+        return given.detach()
+    pixels, image = given.pixels, given.image
+    return Answer(
+        None if pixels is None else pixels.detach(), None if image is None else image.detach()
+    )
 
 
 def scaled(maps: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,8 @@ class Preparation:
         resampled: (rows, columns) after resampling.
         padding: (left, right, top, bottom), in pixels, around the resampled slices.
         mean, scale, low, high: intensity is clipped to low..high, less mean, over scale.
+        filters: applied to each resampled slice by itself, (batch, 1, rows, columns) to the same.
+        neighbours: slices on each side that the network sees beside a slice, as channels.
     """
 
     shape: tuple[int, int]
@@ -43,6 +45,22 @@ class Preparation:
     low: float = -np.inf
     high: float = np.inf
     fill: float = field(default=0.0)
+    filters: list[Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=list)
+    neighbours: int = 0
+
+    def prepare_between(self, volume: Volume, start: int, stop: int) -> torch.Tensor:
+        """Slices `start` to `stop` of a volume, with their neighbours as channels.
+
+        Gives (stop - start, 1 + 2 × neighbours, rows', columns'); beyond the first and the last
+        slice these stand in for their missing neighbours.
+        """
+        reach = self.neighbours
+        first, last = max(0, start - reach), min(len(volume), stop + reach)
+        images = self.prepare(volume[first:last])
+        if not reach:
+            return images
+        places = torch.arange(start, stop).unsqueeze(1) + torch.arange(-reach, reach + 1)
+        return images[places.clamp(0, len(volume) - 1) - first, 0]
 
     def prepare(self, slices: Volume) -> torch.Tensor:
         """(batch, rows, columns), any real dtype, to (batch, 1, rows', columns') float32."""
@@ -54,6 +72,8 @@ class Preparation:
             images = functional.interpolate(
                 images, size=self.resampled, mode="bilinear", align_corners=False, antialias=True
             )
+        for apply in self.filters:
+            images = apply(images)
         if any(self.padding):
             images = functional.pad(images, self.padding, value=self.fill)
         return images
@@ -179,11 +199,55 @@ def resize(
     )
 
 
+def neighbours(
+    plan: Preparation, volume: Volume, spacing_mm: Spacing | None, count: int = 1
+) -> None:
+    """Show the network `count` slices on each side of every slice, as channels (2.5D)."""
+    if count < 0:
+        raise ValueError(f"count is {count}")
+    plan.neighbours = count
+
+
+def standardise_image(
+    plan: Preparation,
+    volume: Volume,
+    spacing_mm: Spacing | None,
+    low_percentile: float = 1.0,
+    high_percentile: float = 99.0,
+) -> None:
+    """Z-score of each slice by itself, clipped at its percentiles first: exposure is arbitrary.
+
+    Borders of one value (zero, or the image's least) are left out of the statistics. Padding is
+    as dark as the slice's least value is on the average: -2.
+    """
+    if not 0 <= low_percentile < high_percentile <= 100:
+        raise ValueError(f"percentiles {low_percentile} and {high_percentile}")
+    plan.fill = -2.0
+    shares = torch.tensor([low_percentile / 100, high_percentile / 100])
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        done = []
+        for image in images:
+            inner = image[image > image.amin()]
+            values = inner if inner.numel() > 1 else image.flatten()
+            values = values[:: values.numel() // _MOST_QUANTILE + 1]
+            low, high = torch.quantile(values, shares).tolist()
+            clipped = values.clamp(low, high)
+            spread = float(clipped.std(correction=0)) or 1.0
+            done.append((image.clamp(low, high) - clipped.mean()) / spread)
+        return torch.stack(done)
+
+    plan.filters.append(apply)
+
+
 _MOST_SAMPLES = 4_000_000
+_MOST_QUANTILE = 1_000_000
 
 STEPS: dict[str, Callable[..., None]] = {
     "standardise_foreground": standardise_foreground,
     "resample_in_plane": resample_in_plane,
     "pad": pad,
     "resize": resize,
+    "standardise_image": standardise_image,
+    "neighbours": neighbours,
 }

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from core.errors import ModelError, ModelSpecError
+from core.errors import MemoryShortError, ModelError, ModelSpecError
 from core.modelspec import ModelSpec, find_specs
 from models.activation import classify_with_maps, scaled
+from models.answer import Answer, as_answer
 from models.architectures import build, on_device
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
 from models.weights import load_weights
@@ -48,14 +49,14 @@ class LoadedModel:
                 left (LPS).
             spacing_mm: (slice, row, column) in mm, or None where it is unknown.
             batch_size: slices at once. Halved by itself when the device's memory does not do.
-            progress: called with slices done and slices in all.
+            progress: called with slices done and slices in all; what it raises ends the work.
 
         Returns:
             Probabilities (channels, slices, rows, columns), in the grid of `volume`; channels up
             to the last one that has a label.
 
         Raises:
-            ModelError: not even one slice fits into memory.
+            MemoryShortError: not even one slice fits into memory.
             ModelSpecError: a label's channel is none of the network's, or the network does not
                 answer for every pixel.
         """
@@ -63,7 +64,7 @@ class LoadedModel:
         answer = np.empty((self._channels, *volume.shape), dtype=np.float16)
 
         def ask(start: int, stop: int) -> None:
-            answer[:, start:stop] = self._segment(plan, volume[start:stop])
+            answer[:, start:stop] = self._segment(plan, plan.prepare_between(volume, start, stop))
 
         self._in_batches(volume, batch_size, ask, progress)
         return answer
@@ -75,6 +76,7 @@ class LoadedModel:
         *,
         batch_size: int = 8,
         activations: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Scores, Activations | None]:
         """Ask a classifier about each image of a series.
 
@@ -83,6 +85,7 @@ class LoadedModel:
             spacing_mm: (frame, row, column) in mm, or None where it is unknown.
             batch_size: frames at once. Halved by itself when the device's memory does not do.
             activations: also say where in each frame the model looked (`models.activation`).
+            progress: called with frames done and frames in all; what it raises ends the work.
 
         Returns:
             Probabilities float32 (classes, frames), classes up to the last one that has a label;
@@ -92,32 +95,67 @@ class LoadedModel:
             where the network has no places to speak of.
 
         Raises:
-            ModelError: not even one frame fits into memory.
+            MemoryShortError: not even one frame fits into memory.
             ModelSpecError: a label's channel is none of the network's, or the network does not
                 give one answer for the whole image.
         """
         plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
-        scores = np.empty((self._channels, len(volume)), dtype=np.float32)
+        scores = np.empty((self._classes, len(volume)), dtype=np.float32)
         maps = np.zeros(volume.shape, dtype=np.float16) if activations else None
         without = False
 
         def ask(start: int, stop: int) -> None:
             nonlocal without
             scores[:, start:stop], found = self._classify(
-                plan, volume[start:stop], activations=activations
+                plan, plan.prepare_between(volume, start, stop), activations=activations
             )
             if maps is None or found is None:
                 without = True
             else:
                 maps[start:stop] = found
 
-        self._in_batches(volume, batch_size, ask)
+        self._in_batches(volume, batch_size, ask, progress)
         return scores, None if without else maps
+
+    def examine(
+        self, volume: Volume, spacing_mm: Spacing | None, *, batch_size: int = 8
+    ) -> tuple[Probabilities | None, Scores | None]:
+        """Ask for all that the model answers, in one pass.
+
+        Returns:
+            What `predict` gives, or None for a classifier; and the scores of `classify`, or None
+            for a model that answers for pixels only.
+        """
+        if self.spec.output.kind == "classification":
+            return None, self.classify(volume, spacing_mm, batch_size=batch_size)[0]
+        if self.spec.output.classes is None:
+            return self.predict(volume, spacing_mm, batch_size=batch_size), None
+        plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
+        answer = np.empty((self._channels, *volume.shape), dtype=np.float16)
+        scores = np.empty((self._classes, len(volume)), dtype=np.float32)
+
+        @torch.inference_mode()
+        def ask(start: int, stop: int) -> None:
+            images = plan.prepare_between(volume, start, stop)
+            images = images.to(self.device, memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                given = self.network(images)
+            answer[:, start:stop] = self._probabilities(plan, given)
+            scores[:, start:stop] = self._scores(given)
+
+        self._in_batches(volume, batch_size, ask)
+        return answer, scores
 
     @property
     def _channels(self) -> int:
         """The network's channels up to the last one that has a label."""
         return max((label.channel + 1 for label in self.spec.output.labels), default=0)
+
+    @property
+    def _classes(self) -> int:
+        """The classes up to the last one that has a label."""
+        labels = (self.spec.output.classes or self.spec.output).labels
+        return max((label.channel + 1 for label in labels), default=0)
 
     def _in_batches(
         self,
@@ -132,9 +170,11 @@ class LoadedModel:
             stop = min(start + size, len(volume))
             try:
                 ask(start, stop)
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if size == 1:
-                    raise ModelError(
+                    raise MemoryShortError(
                         f"{self.spec.name}: one slice of {volume.shape[1]} × {volume.shape[2]} "
                         f"does not fit into the memory of {self.device}",
                         remedy="Use a larger device, or worker.device = 'cpu'.",
@@ -147,12 +187,16 @@ class LoadedModel:
                 progress(stop, len(volume))
 
     @torch.inference_mode()
-    def _segment(self, plan: Preparation, slices: Volume) -> Probabilities:
+    def _segment(self, plan: Preparation, prepared: torch.Tensor) -> Probabilities:
         """(channels, slices, rows, columns)."""
-        images = plan.prepare(slices).to(self.device, memory_format=torch.channels_last)
+        images = prepared.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = self.network(images)
-        self._check(logits, 4, "one answer for every pixel")
+            given = self.network(images)
+        return self._probabilities(plan, given)
+
+    def _probabilities(self, plan: Preparation, given: torch.Tensor | Answer) -> Probabilities:
+        logits = as_answer(given).pixels
+        logits = self._check(logits, given, "one answer for every pixel", self._channels)
         if self.spec.output.activation == "softmax":  # over all channels, labelled or not
             probabilities = plan.restore(logits.float()).softmax(dim=1)[:, : self._channels]
         else:
@@ -161,44 +205,64 @@ class LoadedModel:
 
     @torch.no_grad()
     def _classify(
-        self, plan: Preparation, slices: Volume, *, activations: bool
+        self, plan: Preparation, prepared: torch.Tensor, *, activations: bool
     ) -> tuple[Scores, Activations | None]:
         """(classes, frames) and (frames, rows, columns)."""
-        images = plan.prepare(slices).to(self.device, memory_format=torch.channels_last)
+        images = prepared.to(self.device, memory_format=torch.channels_last)
         maps = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             if activations:
-                logits, maps = classify_with_maps(self.network, images, self._sought)
+                given, maps = classify_with_maps(self.network, images, self._sought)
             else:
-                logits = self.network(images)
-        self._check(logits, 2, "one answer for each image")
-        softmax = self.spec.output.activation == "softmax"
-        values = logits.float().softmax(dim=1) if softmax else logits.float().sigmoid()
-        scores = values[:, : self._channels].T.cpu().numpy()
+                given = self.network(images)
+        scores = self._scores(given)
         if maps is None:
             return scores, None
         # padding is no part of the image: its share of the map does not count as the highest
         return scores, scaled(plan.restore(maps))[:, 0].half().cpu().numpy()
 
+    def _scores(self, given: torch.Tensor | Answer) -> Scores:
+        logits = as_answer(given).image
+        logits = self._check(logits, given, "one answer for each image", self._classes)
+        softmax = (self.spec.output.classes or self.spec.output).activation == "softmax"
+        values = logits.float().softmax(dim=1) if softmax else logits.float().sigmoid()
+        return values[:, : self._classes].T.cpu().numpy()
+
     @property
     def _sought(self) -> tuple[int, ...]:
         """Channels of what the model looks for; of all labels where none is said to be."""
-        labels = self.spec.output.labels
+        labels = (self.spec.output.classes or self.spec.output).labels
         return tuple(label.channel for label in labels if label.sought) or tuple(
             label.channel for label in labels
         )
 
-    def _check(self, logits: torch.Tensor, axes: int, wanted: str) -> None:
-        if logits.ndim != axes:
+    def _check(
+        self, logits: torch.Tensor | None, given: torch.Tensor | Answer, wanted: str, channels: int
+    ) -> torch.Tensor:
+        if logits is None:
+            has = "none such" if isinstance(given, Answer) else f"{given.ndim} axes"
             raise ModelSpecError(
                 f"output.kind is {self.spec.output.kind!r}, so the network should give {wanted}, "
-                f"but its answer has {logits.ndim} axes"
+                f"but its answer has {has}"
             )
-        if logits.shape[1] < self._channels:
+        if logits.shape[1] < channels:
             raise ModelSpecError(
-                f"{self.spec.name}: output.labels name channel {self._channels - 1}, but the "
+                f"{self.spec.name}: output.labels name channel {channels - 1}, but the "
                 f"network has {logits.shape[1]} channel(s), counted from 0"
             )
+        return logits
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the device or of the machine.
+
+    The CPU's allocator of torch has no class of its own for it.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("DefaultCPUAllocator", "can't allocate memory")
+    )
 
 
 def load(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,14 +11,33 @@ from torch import nn
 
 from core.errors import ModelSpecError
 from core.modelspec import NetworkSpec
+from models.architectures.cascade import cascade
+from models.architectures.classifiers import densenet, resnet
 from models.architectures.cnn import cnn
+from models.architectures.ensemble import ensemble
+from models.architectures.multitask import multitask2d
 from models.architectures.threshold import threshold
 from models.architectures.unet import unet2d
+from models.architectures.zones import zones
+
+
+def _part(network: Mapping[str, Any]) -> nn.Module:
+    """A network that is part of another, by `architecture` and `params`."""
+    if set(network) - {"architecture", "params"} or "architecture" not in network:
+        raise ValueError(f"a part has 'architecture' and 'params', not {sorted(network)}")
+    return build(NetworkSpec(**network))
+
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "cascade": partial(cascade, _part),
     "cnn": cnn,
+    "densenet": densenet,
+    "ensemble": partial(ensemble, _part),
+    "multitask2d": multitask2d,
+    "resnet": resnet,
     "threshold": threshold,
     "unet2d": unet2d,
+    "zones": zones,
 }
 
 

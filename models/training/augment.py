@@ -1,33 +1,65 @@
 """Augmentation of a batch, on whatever device it lies.
 
 Every image of a batch gets its own draw. Geometry changes image and mask alike, with one
-interpolation; intensity changes the image only. Amounts are those of `AugmentationConfig`, in
-units of the standardised intensity.
+interpolation; intensity (`models.training.intensity`) changes the image only. Amounts are those
+of `AugmentationConfig`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
 
 from models.training.config import AugmentationConfig
+from models.training.intensity import change_intensity
 
-_FIELD_GRID = 4
+_ELASTIC_GRID = 6
 
 
-def augment(
-    images: torch.Tensor,
-    masks: torch.Tensor,
-    config: AugmentationConfig,
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Change images and masks, both (batch, channels, rows, columns) float32."""
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        images: (batch, channels, rows, columns) float32.
+        masks: (batch, labels, rows, columns) float32, 0 to 1.
+        targets: (batch, classes) float32: the share of each class; None without classes.
+        weights: (batch,) float32: how much each image's class counts.
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    targets: torch.Tensor | None
+    weights: torch.Tensor
+
+
+def augment(batch: Batch, config: AugmentationConfig, generator: torch.Generator) -> Batch:
+    """Change a batch as the configuration says."""
+    images = batch.images
+    if config.lonely and images.shape[1] > 1:
+        images = _lonely(images, config.lonely, generator)
     grid = _grid(images, config, generator)
-    masks = functional.grid_sample(masks, grid, align_corners=False, padding_mode="zeros")
-    images = functional.grid_sample(images, grid, align_corners=False, padding_mode="border")
-    return _intensity(images, config, generator), (masks > 0.5).float()
+    masks = functional.grid_sample(batch.masks, grid, align_corners=False, padding_mode="zeros")
+    images = _sampled(images, grid, config)
+    images = change_intensity(images, config, generator)
+    changed = replace(batch, images=images, masks=(masks > 0.5).float())
+    return _mixed(changed, config.mixup, generator) if config.mixup else changed
+
+
+def _sampled(images: torch.Tensor, grid: torch.Tensor, config: AugmentationConfig) -> torch.Tensor:
+    if config.beyond == "border":
+        return functional.grid_sample(images, grid, align_corners=False, padding_mode="border")
+    floor = images.amin(dim=(1, 2, 3), keepdim=True)  # outside is 0, which is then the darkest
+    return functional.grid_sample(images - floor, grid, align_corners=False) + floor
+
+
+def _lonely(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    chosen = torch.rand((len(images), 1, 1, 1), generator=generator) < share
+    centre = images.shape[1] // 2
+    return torch.where(chosen, images[:, centre : centre + 1], images)
 
 
 def _grid(
@@ -40,43 +72,50 @@ def _grid(
 
     angle = draw(config.rotation_degrees) * math.pi / 180
     scale = torch.exp(draw(math.log1p(config.scale)))
-    flip = torch.ones(count)
+    across, along = torch.ones(count), torch.ones(count)
+    shifts = [draw(config.shift), draw(config.shift)]
     if config.flip_columns:
-        flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+        across = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    if config.stretch:
+        stretch = torch.exp(draw(math.log1p(config.stretch)) / 2)
+        across, along = across * stretch, along / stretch
+    if config.crop:
+        for place in range(2):
+            kept = config.crop + (1 - config.crop) * torch.rand(count, generator=generator)
+            shifts[place] = shifts[place] + draw(1.0) * (1 - kept)
+            across, along = (across * kept, along) if place == 0 else (across, along * kept)
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     rows = [
-        torch.stack([cosine * flip, -sine, draw(config.shift)], dim=1),
-        torch.stack([sine * flip, cosine, draw(config.shift)], dim=1),
+        torch.stack([cosine * across, -sine * along, shifts[0]], dim=1),
+        torch.stack([sine * across, cosine * along, shifts[1]], dim=1),
     ]
     theta = torch.stack(rows, dim=1)
-    return functional.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    if not config.elastic:
+        return grid
+    coarse = torch.randn((count, 2, _ELASTIC_GRID, _ELASTIC_GRID), generator=generator)
+    bent = functional.interpolate(
+        coarse, size=images.shape[-2:], mode="bicubic", align_corners=False
+    )
+    return grid + config.elastic * bent.movedim(1, -1)
 
 
-def _intensity(
-    images: torch.Tensor, config: AugmentationConfig, generator: torch.Generator
-) -> torch.Tensor:
-    shape = (len(images), 1, 1, 1)
+def _mixed(batch: Batch, alpha: float, generator: torch.Generator) -> Batch:
+    """Each image mixed with another one; masks and targets become shares (mix-up)."""
+    count = len(batch.images)
+    # a beta variable from two gamma variables; torch draws those with a generator
+    pair = torch._standard_gamma(torch.full((2, count), alpha), generator=generator)
+    share = (pair[0] / pair.sum(dim=0).clamp_min(1e-12)).clamp(0, 1)
+    share = torch.maximum(share, 1 - share)
+    other = torch.randperm(count, generator=generator)
 
-    def draw(amount: float) -> torch.Tensor:
-        return (torch.rand(shape, generator=generator) * 2 - 1) * amount
+    def mix(values: torch.Tensor) -> torch.Tensor:
+        part = share.view(-1, *[1] * (values.ndim - 1))
+        return part * values + (1 - part) * values[other]
 
-    if config.bias_field:
-        coarse = torch.randn((len(images), 1, _FIELD_GRID, _FIELD_GRID), generator=generator)
-        smooth = functional.interpolate(
-            coarse, size=images.shape[-2:], mode="bicubic", align_corners=False
-        )
-        floor = images.amin(dim=(1, 2, 3), keepdim=True)
-        images = floor + (images - floor) * torch.exp(config.bias_field * smooth)
-    if config.gamma:
-        low = images.amin(dim=(1, 2, 3), keepdim=True)
-        span = (images.amax(dim=(1, 2, 3), keepdim=True) - low).clamp_min(1e-6)
-        images = ((images - low) / span).pow(torch.exp(draw(config.gamma))) * span + low
-    images = images * torch.exp(draw(config.gain)) + draw(config.offset)
-    if config.blur:
-        chosen = torch.rand(shape, generator=generator) < config.blur
-        blurred = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-        images = torch.where(chosen, blurred, images)
-    if config.noise:
-        amount = torch.rand(shape, generator=generator) * config.noise
-        images = images + amount * torch.randn(images.shape, generator=generator)
-    return images
+    return Batch(
+        mix(batch.images),
+        mix(batch.masks),
+        None if batch.targets is None else mix(batch.targets),
+        mix(batch.weights),
+    )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.errors import TrainingError
-from models.registry import LoadedModel
+from core.modelspec import ModelSpec
+from models.registry import LoadedModel, Probabilities, Scores
 from models.training.data import Group, read_groups, read_index
-from models.training.metrics import bootstrap, dice, roc_auc
+from models.training.metrics import bootstrap, calibration_error, dice, roc_auc
 
 # A slice's score for "something is there": the mean of its highest probabilities. One pixel
 # alone would be noise.
@@ -21,21 +22,32 @@ _TOP_PIXELS = 20
 
 
 @dataclass(frozen=True, slots=True)
+class ClassScore:
+    """The classes of one image: probability of each, and which is true."""
+
+    chances: tuple[float, ...]
+    truth: int
+
+
+@dataclass(frozen=True, slots=True)
 class GroupScore:
     """How one group (patient) went.
 
     Attributes:
-        dice_volume: of all its slices as one volume; 1 when neither has anything.
+        dice_volume: of all its slices as one volume; 1 when neither has anything. None for a
+            model that outlines nothing.
         dice_slices: of each slice that has a mask.
         presence: score of each slice, and whether it has a mask.
+        classes: of each image, for a model that classifies.
     """
 
     name: str
     images: int
-    dice_volume: float
+    dice_volume: float | None
     dice_slices: tuple[float, ...]
     presence: tuple[tuple[float, bool], ...]
     seconds: float
+    classes: tuple[ClassScore, ...] = field(default=())
 
 
 def score_groups(
@@ -43,71 +55,127 @@ def score_groups(
     folder: Path,
     split: str = "",
     progress: Callable[[int, int], None] | None = None,
+    only: Collection[str] | None = None,
 ) -> list[GroupScore]:
-    """Score every group of a folder, or of one split of it.
+    """Score every group of a folder, or of one split of it, or only those that are named.
 
     Raises:
-        TrainingError: faults in the folder, or nothing in that split.
+        TrainingError: faults in the folder, nothing in that split, or a label that the model
+            does not know.
     """
     entries = [item for item in read_index(folder) if not split or item.split == split]
     if not entries:
         raise TrainingError(f"{folder}: no line belongs to the split {split!r}")
+    entries = [item for item in entries if only is None or item.group in only]
+    labels = _labels(model.spec)
+    strange = sorted({item.label for item in entries} - set(labels)) if labels else []
+    if strange:
+        raise TrainingError(
+            f"{folder}: label(s) that {model.spec.name} does not know: {', '.join(strange)}",
+            remedy=f"It knows {', '.join(sorted(labels))}.",
+        )
     groups = read_groups(entries)
     scores = []
     for number, group in enumerate(groups, start=1):
-        scores.append(_score(model, group))
+        scores.append(_score(model, group, labels))
         if progress is not None:
             progress(number, len(groups))
     return scores
 
 
-def summarise(scores: list[GroupScore]) -> dict[str, Any]:
-    """The scores as one flat object; keys are those that exist for a segmentation."""
-    slices = [value for score in scores for value in score.dice_slices]
-    volumes = np.array([score.dice_volume for score in scores])
+def summarise(scores: list[GroupScore], spec: ModelSpec | None = None) -> dict[str, Any]:
+    """The scores as one flat object; keys are those that exist for the model."""
     images = sum(score.images for score in scores)
+    summary: dict[str, Any] = {"n_images": images, "n_groups": len(scores), "n_refused": 0}
+    if any(score.dice_volume is not None for score in scores):
+        summary |= _outlines(scores)
+    if any(score.classes for score in scores):
+        summary |= _classes(scores, spec)
+    summary["seconds_per_image"] = _rounded(sum(score.seconds for score in scores) / images)
+    return {key: value for key, value in summary.items() if value is not None}
+
+
+def _outlines(scores: list[GroupScore]) -> dict[str, Any]:
+    slices = [value for score in scores for value in score.dice_slices]
+    volumes = np.array([score.dice_volume for score in scores], dtype=np.float64)
     presence = [pair for score in scores for pair in score.presence]
 
     def auc_of(indices: Any) -> float | None:
         drawn = [pair for index in indices for pair in scores[int(index)].presence]
         return roc_auc([value for value, _ in drawn], [there for _, there in drawn])
 
-    summary: dict[str, Any] = {
-        "n_images": images,
-        "n_groups": len(scores),
-        "n_refused": 0,
+    return {
         "dice_mean": _rounded(float(np.mean(slices)) if slices else None),
         "dice_volume_mean": _rounded(float(volumes.mean())),
         "dice_ci95": _interval(bootstrap(lambda i: float(volumes[i].mean()), len(scores))),
         "auc": _rounded(roc_auc([value for value, _ in presence], [it for _, it in presence])),
         "auc_positive": "slice with a mask",
         "auc_ci95": _interval(bootstrap(auc_of, len(scores), rounds=200)),
-        "seconds_per_image": _rounded(sum(score.seconds for score in scores) / images),
     }
-    return {key: value for key, value in summary.items() if value is not None}
 
 
-def _score(model: LoadedModel, group: Group) -> GroupScore:
+def _classes(scores: list[GroupScore], spec: ModelSpec | None) -> dict[str, Any]:
+    """The last class against the rest; calibration is of the class that is said."""
+    every = [item for score in scores for item in score.classes]
+    last = len(every[0].chances) - 1
+    said = [int(np.argmax(item.chances)) for item in every]
+    right = [one == item.truth for one, item in zip(said, every, strict=True)]
+
+    def auc_of(indices: Any) -> float | None:
+        drawn = [item for index in indices for item in scores[int(index)].classes]
+        return roc_auc([item.chances[last] for item in drawn], [it.truth == last for it in drawn])
+
+    names = {channel: name for name, channel in _labels(spec).items()} if spec else {}
+    return {
+        "accuracy": _rounded(float(np.mean(right))),
+        "auc": _rounded(auc_of(range(len(scores)))),
+        "auc_positive": names.get(last, f"class {last}"),
+        "auc_ci95": _interval(bootstrap(auc_of, len(scores), rounds=200)),
+        "ece": _rounded(calibration_error([max(item.chances) for item in every], right)),
+    }
+
+
+def _labels(spec: ModelSpec) -> Mapping[str, int]:
+    """The index's labels, for a model that classifies; otherwise none."""
+    classifies = spec.output.kind == "classification" or spec.output.classes is not None
+    return spec.training.labels if classifies else {}
+
+
+def _score(model: LoadedModel, group: Group, labels: Mapping[str, int]) -> GroupScore:
     began = time.monotonic()
-    probabilities = model.predict(group.images, None)[0].astype(np.float32)
+    pixels, scores = model.examine(group.images, None)
     seconds = time.monotonic() - began
-    found = probabilities >= model.spec.output.threshold
+    classes: tuple[ClassScore, ...] = ()
+    if scores is not None and labels:
+        classes = _class_scores(scores, group, labels)
+    if pixels is None:
+        return GroupScore(group.name, len(group.images), None, (), (), seconds, classes)
+    volume, slices, presence = _overlap(pixels, group, model.spec.output.threshold)
+    return GroupScore(group.name, len(group.images), volume, slices, presence, seconds, classes)
+
+
+def _class_scores(
+    scores: Scores, group: Group, labels: Mapping[str, int]
+) -> tuple[ClassScore, ...]:
+    return tuple(
+        ClassScore(tuple(float(value) for value in chances), labels[entry.label])
+        for chances, entry in zip(scores.T, group.entries, strict=True)
+    )
+
+
+def _overlap(
+    pixels: Probabilities, group: Group, threshold: float
+) -> tuple[float, tuple[float, ...], tuple[tuple[float, bool], ...]]:
+    """Dice of the volume and of its slices, and what each slice scores for having a mask."""
+    probabilities = pixels[0].astype(np.float32)
+    found = probabilities >= threshold
     there = [bool(mask.any()) for mask in group.masks]
     flat = probabilities.reshape(len(probabilities), -1)
     top = min(_TOP_PIXELS, flat.shape[1])
     highest = np.partition(flat, -top, axis=1)[:, -top:].mean(axis=1)
-    return GroupScore(
-        name=group.name,
-        images=len(group.images),
-        dice_volume=dice(found, group.masks),
-        dice_slices=tuple(
-            dice(found[index], group.masks[index]) for index in np.flatnonzero(there)
-        ),
-        presence=tuple(
-            (float(score), is_there) for score, is_there in zip(highest, there, strict=True)
-        ),
-        seconds=seconds,
-    )
+    slices = tuple(dice(found[index], group.masks[index]) for index in np.flatnonzero(there))
+    presence = tuple((float(score), it) for score, it in zip(highest, there, strict=True))
+    return dice(found, group.masks), slices, presence
 
 
 def _rounded(value: float | None) -> float | None:

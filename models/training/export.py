@@ -43,6 +43,7 @@ def export(network: nn.Module, config: Config, config_name: str, folder: Path) -
             "licence": config.data.licence,
             "citation": config.data.citation,
             "config": config_name,
+            "labels": config.data.labels,
         },
     }
     text = tomli_w.dumps(content, multiline_strings=False)

@@ -10,96 +10,45 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
-from monai.losses.dice import DiceCELoss, DiceLoss
-from monai.losses.focal_loss import FocalLoss
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
-from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from core.errors import TrainingError
+from core.modelspec import read_spec
+from models.answer import Answer, as_answer
 from models.architectures import build, on_device
-from models.preprocessing import prepare_volume
-from models.training.augment import augment
+from models.training.augment import Batch, augment
+from models.training.checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
 from models.training.config import Config
-from models.training.data import Group, read_groups, read_index
+from models.training.dataset import split, to_images
+from models.training.losses import class_loss, pixel_loss, with_deeper
+from models.training.metrics import roc_auc
+from models.training.optimisers import make_optimiser, make_schedule
+from models.weights import load_weights
 
-CHECKPOINT = "checkpoint.pt"
 _SEED_STRIDE = 100_003
 
 
 @dataclass
-class Images:
-    """Training images ready for the network: (n, 1, size, size), masks alike."""
-
-    images: torch.Tensor
-    masks: torch.Tensor
-
-
-@dataclass
 class Epoch:
-    """What one epoch came to."""
+    """What one epoch came to.
+
+    Attributes:
+        monitor_dice: of all held-out images as one.
+        monitor_auc: of the last class against the rest, over held-out images.
+    """
 
     number: int
     loss: float
     monitor_loss: float | None
     monitor_dice: float | None
     learning_rate: float
-
-
-def make_loss(name: str) -> nn.Module:
-    """The loss of that name, on logits (batch, channels, rows, columns)."""
-    losses: dict[str, nn.Module] = {
-        # Milletari et al. 2016; over the whole batch, or empty slices would weigh too much
-        "dice": DiceLoss(sigmoid=True, batch=True),
-        "dice_ce": DiceCELoss(sigmoid=True, batch=True),
-        "focal": FocalLoss(),
-    }
-    return losses[name]
-
-
-def split(config: Config) -> tuple[list[Group], list[Group]]:
-    """Training groups and monitoring groups; only lines of the `train` split, or
-    of none, are used.
-
-    Raises:
-        TrainingError: faults in the data, or nothing to train on.
-    """
-    index = read_index(config.data.folder)
-    entries = [item for item in index if item.split in {"", "train"}]
-    if not entries:
-        raise TrainingError(f"{config.data.folder}: no line belongs to the train split")
-    both = {item.group for item in entries} & {item.group for item in index if item.split == "val"}
-    if both:
-        shown = ", ".join(sorted(both)[:3])
-        raise TrainingError(f"{config.data.folder}: groups in train and val at once: {shown} …")
-    groups = read_groups(entries)
-    names = sorted({group.name for group in groups})
-    rng = np.random.default_rng(config.training.seed)
-    held = set(rng.permutation(names)[: round(len(names) * config.data.monitor)].tolist())
-    training = [group for group in groups if group.name not in held]
-    return training, [group for group in groups if group.name in held]
-
-
-def to_images(groups: list[Group], config: Config) -> Images:
-    """Preprocess groups, each as one volume, and cut or pad them to the training size."""
-    size = config.data.size
-    images, masks = [], []
-    for group in groups:
-        plan = prepare_volume(config.preprocessing, group.images, None)
-        prepared = plan.prepare(group.images)
-        masked = torch.from_numpy(group.masks).float().unsqueeze(1)
-        if any(plan.padding):
-            masked = functional.pad(masked, plan.padding)
-        images.append(_fit(prepared, size, plan.fill))
-        masks.append(_fit(masked, size, 0.0))
-    return Images(torch.cat(images), torch.cat(masks))
+    monitor_auc: float | None = None
 
 
 class Training:
@@ -117,35 +66,79 @@ class Training:
         torch.manual_seed(config.training.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = on_device(build(config.network), self.device)
+        self._start()
         self.averaged = build(config.network).to(self.device)
         self.averaged.load_state_dict(self.network.state_dict())
         training, monitor = split(config)
         self.data = to_images(training, config)
         self.monitor = to_images(monitor, config) if monitor else None
-        self._try_one()
-        self.steps = max(1, len(self.data.images) // config.training.batch_size)
-        self.loss = make_loss(config.training.loss)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=config.training.learning_rate,
-            weight_decay=config.training.weight_decay,
+        self.learns_pixels, self.learns_classes = self._try_one()
+        self.steps = max(1, len(self.data) // config.training.batch_size)
+        self.pixel_loss = pixel_loss(config.training.loss)
+        exclusive = config.class_output.activation == "softmax"
+        self.class_loss = class_loss(config.training.class_loss, exclusive=exclusive)
+        self.optimiser = make_optimiser(config.training, self.network.parameters())
+        # plain gradient descent sees the whole set before each of its steps
+        self.moves = 1 if config.training.optimiser == "gd" else self.steps
+        self.schedule = make_schedule(
+            config.training, self.optimiser, config.training.epochs * self.moves
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
 
-    def _try_one(self) -> None:
-        """One image through the network: what does not fit is told before the first epoch."""
+    def _start(self) -> None:
+        """Begin parts with a package's weights; let parts rest."""
+        for part, package in self.config.training.start.items():
+            spec = read_spec(package)
+            load_weights(self._part(part), spec)
+        for part in self.config.training.rest:
+            self._part(part).requires_grad_(False)
+
+    def _part(self, name: str) -> nn.Module:
+        try:
+            return self.network.get_submodule(name)
+        except AttributeError as error:
+            raise TrainingError(f"the network has no part {name!r}: {error}") from error
+
+    def _try_one(self) -> tuple[bool, bool]:
+        """One image through the network: what does not fit is told before the first epoch.
+
+        Returns:
+            Whether the network learns pixels, and whether it learns classes.
+        """
         self.network.eval()
-        size = self.config.data.size
+        size, share = self.config.data.size, self.config.training.class_share
+        batch = self.data.batch(slice(0, 1), self.config.data.classes)
         try:
             with torch.inference_mode():
-                answer = self.network(self.data.images[:1].to(self.device))
-        except RuntimeError as error:
+                answer = self._ask(self.network, batch)
+        except (RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"the network does not take images of {size} × {size}: {error}",
                 remedy="data.size must be a multiple of 2 to the number of levels less one.",
             ) from error
-        if answer.shape[1] != 1:
-            raise TrainingError(f"the network makes {answer.shape[1]} channels, a mask has one")
+        if answer.pixels is not None and answer.pixels.shape[1] != 1:
+            raise TrainingError(
+                f"the network makes {answer.pixels.shape[1]} channels, a mask has one"
+            )
+        classes = self.config.data.classes
+        if answer.image is not None and answer.image.shape[1] != classes:
+            raise TrainingError(
+                f"the network makes {answer.image.shape[1]} classes, data.labels name {classes}",
+                remedy="Give each label its channel in data.labels, counted from 0.",
+            )
+        if answer.image is None and classes:
+            raise TrainingError("data.labels name classes, but the network answers for pixels only")
+        return (
+            answer.pixels is not None and (share < 1 or answer.image is None),
+            answer.image is not None,
+        )
+
+    def _ask(self, network: nn.Module, batch: Batch) -> Answer:
+        """Forward pass; a cascade's classifier is shown the masks where that is wanted."""
+        images = batch.images.to(self.device, memory_format=torch.channels_last)
+        with self._autocast():
+            if self.config.training.regions:
+                return as_answer(network(images, batch.masks.to(self.device)))
+            return as_answer(network(images))
 
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False when there is none.
@@ -153,20 +146,9 @@ class Training:
         Raises:
             TrainingError: the checkpoint is damaged or belongs to another configuration.
         """
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
+        state = read_checkpoint(self.folder / CHECKPOINT, self.config, self.device)
+        if state is None:
             return False
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-            raise TrainingError(
-                f"{path} cannot be read: {error}", remedy="Begin anew in another folder (--out)."
-            ) from error
-        if state["config"] != _essence(self.config):
-            raise TrainingError(
-                f"{path} belongs to another configuration",
-                remedy="Begin anew in another folder (--out), or without --resume.",
-            )
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -203,52 +185,68 @@ class Training:
         generator = torch.Generator().manual_seed(self.config.training.seed * _SEED_STRIDE + number)
         torch.manual_seed(self.config.training.seed * _SEED_STRIDE + number)  # dropout
         self.network.train()
+        for part in self.config.training.rest:
+            self._part(part).eval()  # its running statistics rest, too
         total = 0.0
-        for step, (images, masks) in enumerate(self._batches(generator), start=1):
-            loss = self._step(images, masks)
+        for step, batch in enumerate(self._batches(generator), start=1):
+            loss = self._step(batch)
             total += loss
+            if self.moves > 1 or step == self.steps:
+                self._move()
             description = f"epoch {number}, loss {total / step:.4f}"
             progress.update(bar, advance=1, description=description)
-        monitor_loss, monitor_dice = self._watch()
+        watched = self._watch()
         rate = float(self.schedule.get_last_lr()[0])
-        return Epoch(number, total / self.steps, monitor_loss, monitor_dice, rate)
+        return Epoch(number, total / self.steps, watched[0], watched[1], rate, watched[2])
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        size = self.config.training.batch_size
-        order = torch.randperm(len(self.data.images), generator=generator)
+    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        size, classes = self.config.training.batch_size, self.config.data.classes
+        order = torch.randperm(len(self.data), generator=generator)
         for step in range(self.steps):
-            chosen = order[step * size : (step + 1) * size]
-            yield augment(
-                self.data.images[chosen],
-                self.data.masks[chosen],
-                self.config.augmentation,
-                generator,
-            )
+            batch = self.data.batch(order[step * size : (step + 1) * size], classes)
+            yield augment(batch, self.config.augmentation, generator)
 
-    def _step(self, images: torch.Tensor, masks: torch.Tensor) -> float:
+    def _step(self, batch: Batch) -> float:
+        """Gradients of one batch, added to those that are there; gives the loss."""
         try:
-            images = images.to(self.device, memory_format=torch.channels_last)
-            with self._autocast():
-                logits = self.network(images)
-            loss = self.loss(logits.float(), masks.to(self.device))
+            loss = self._loss(self._ask(self.network, batch), batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss is {value} after {self.schedule.last_epoch} steps",
                     remedy="Lower training.learning_rate, or look for images of one value.",
                 )
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.optimiser.step()
+            torch.autograd.backward(loss * self.moves / self.steps)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"a batch of {len(images)} does not fit into the memory of {self.device}",
+                f"a batch of {len(batch.images)} does not fit into the memory of {self.device}",
                 remedy="Lower training.batch_size or data.size; then go on with --resume.",
             ) from error
+        return value
+
+    def _loss(self, answer: Answer, batch: Batch) -> torch.Tensor:
+        """Pixels and classes, weighed by `training.class_share`."""
+        parts: list[torch.Tensor] = []
+        share = self.config.training.class_share if self.learns_classes else 0.0
+        if self.learns_pixels and answer.pixels is not None:
+            masks = batch.masks.to(self.device)
+            deeper = answer.deeper
+            found = with_deeper(self.pixel_loss, answer.pixels.float(), deeper, masks)
+            parts.append(found * (1 - share) if share else found)
+        if self.learns_classes and answer.image is not None and batch.targets is not None:
+            smoothing = self.config.training.label_smoothing
+            targets = batch.targets.to(self.device)
+            targets = targets * (1 - smoothing) + smoothing / targets.shape[1]
+            each = self.class_loss(answer.image.float(), targets) * batch.weights.to(self.device)
+            parts.append(each.mean() * (share if self.learns_pixels else 1.0))
+        return torch.stack(parts).sum()
+
+    def _move(self) -> None:
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
         self.schedule.step()
         self._average()
-        return value
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -264,57 +262,56 @@ class Training:
                 value.copy_(source[name])
 
     @torch.inference_mode()
-    def _watch(self) -> tuple[float | None, float | None]:
+    def _watch(self) -> tuple[float | None, float | None, float | None]:
+        """Loss, Dice and AUC over the held-out groups."""
         if self.monitor is None:
-            return None, None
+            return None, None, None
         network = self.averaged if self.config.training.average else self.network
         network.eval()
-        size = self.config.training.batch_size
+        size, classes = self.config.training.batch_size, self.config.data.classes
         loss, overlap, both = 0.0, 0.0, 0.0
-        for start in range(0, len(self.monitor.images), size):
-            images = self.monitor.images[start : start + size].to(self.device)
-            masks = self.monitor.masks[start : start + size].to(self.device)
-            with self._autocast():
-                logits = network(images)
-            loss += float(self.loss(logits.float(), masks)) * len(images)
-            found = (logits > 0).float()
-            overlap += float((found * masks).sum())
-            both += float(found.sum() + masks.sum())
-        return loss / len(self.monitor.images), 2 * overlap / both if both else 1.0
+        scores: list[float] = []
+        for start in range(0, len(self.monitor), size):
+            batch = self.monitor.batch(slice(start, start + size), classes)
+            answer = self._ask(network, batch)
+            loss += float(self._loss(answer, batch)) * len(batch.images)
+            if self.learns_pixels and answer.pixels is not None:
+                masks = batch.masks.to(self.device)
+                found = (answer.pixels > 0).float()
+                overlap += float((found * masks).sum())
+                both += float(found.sum() + masks.sum())
+            if self.learns_classes and answer.image is not None:
+                scores += answer.image.float().softmax(dim=1)[:, -1].tolist()
+        dice = (2 * overlap / both if both else 1.0) if self.learns_pixels else None
+        positive = (self.monitor.classes == classes - 1).tolist()
+        auc = roc_auc(scores, positive) if scores else None
+        return loss / len(self.monitor), dice, auc
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.training.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to zero (Loshchilov and Hutter 2017)."""
-        total = self.config.training.epochs * self.steps
-        warm = max(1, round(total * self.config.training.warm_up))
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
     def _save(self) -> None:
-        path = self.folder / CHECKPOINT
-        partial = path.with_suffix(".part")
         state = {
-            "config": _essence(self.config),
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": [vars(item) for item in self.history],
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(self.folder / CHECKPOINT, self.config, state)
 
     def _tell(self, epoch: Epoch, writer: SummaryWriter, console: Console) -> None:
         writer.add_scalar("loss/train", epoch.loss, epoch.number)
         line = f"epoch {epoch.number}: loss {epoch.loss:.4f}"
-        if epoch.monitor_loss is not None and epoch.monitor_dice is not None:
-            writer.add_scalar("loss/monitor", epoch.monitor_loss, epoch.number)
-            writer.add_scalar("dice/monitor", epoch.monitor_dice, epoch.number)
-            line += f", held-out: loss {epoch.monitor_loss:.4f}, Dice {epoch.monitor_dice:.4f}"
+        for name, value in (
+            ("loss", epoch.monitor_loss),
+            ("Dice", epoch.monitor_dice),
+            ("AUC", epoch.monitor_auc),
+        ):
+            if value is not None:
+                writer.add_scalar(f"{name.lower()}/monitor", value, epoch.number)
+                line += f", held-out {name} {value:.4f}"
         console.print(line, highlight=False)
 
     def _give_up(self) -> bool:
@@ -325,18 +322,3 @@ class Training:
             and len(losses) > patience
             and min(losses[-patience:]) >= min(losses[:-patience])
         )
-
-
-def _essence(config: Config) -> str:
-    """What the weights depend on: a corrected title or a moved folder does not stop a resume."""
-    parts = {"preprocessing", "network", "augmentation", "training"}
-    return config.model_dump_json(
-        include={**dict.fromkeys(parts, True), "data": {"size", "monitor"}}
-    )
-
-
-def _fit(images: torch.Tensor, size: int, fill: float) -> torch.Tensor:
-    """Crop at the centre, or pad evenly, to size × size."""
-    rows, columns = images.shape[-2:]
-    top, left = (size - rows) // 2, (size - columns) // 2
-    return functional.pad(images, (left, size - columns - left, top, size - rows - top), value=fill)

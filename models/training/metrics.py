@@ -30,6 +30,26 @@ def roc_auc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
     return total / (n_positive * n_negative)
 
 
+def calibration_error(
+    confidence: Sequence[float], correct: Sequence[bool], bins: int = 10
+) -> float | None:
+    """Expected calibration error (Naeini et al. 2015): how far confidence is from accuracy.
+
+    Mean distance between the two in bins of equal width, each weighed by its images. None
+    without images.
+    """
+    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if not sure.size:
+        return None
+    place = np.clip((sure * bins).astype(int), 0, bins - 1)
+    gaps = [
+        abs(float(sure[place == index].mean()) - float(right[place == index].mean()))
+        * int((place == index).sum())
+        for index in np.unique(place)
+    ]
+    return sum(gaps) / sure.size
+
+
 def bootstrap(
     statistic: Callable[[npt.NDArray[np.intp]], float | None],
     groups: int,

@@ -241,3 +241,51 @@ def test_a_plan_is_told_by_its_numbers() -> None:
     plan = Preparation((4, 4), (4, 4), mean=10, scale=2, low=0, high=20)
     prepared = plan.prepare(np.array([[[-5, 10, 14, 99]] * 4]))
     assert prepared[0, 0, 0].tolist() == [-5, 0, 2, 5]
+
+
+# Neighbouring slices, and statistics of each image.
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (0, 2), (2, 4), (4, 5)])
+def test_neighbours_are_the_same_however_a_volume_is_cut(start: int, stop: int) -> None:
+    volume = np.random.default_rng(3).normal(0, 1, (5, 8, 8))
+    plan = prepare_volume([step("neighbours", count=1)], volume, None)
+    seen = plan.prepare_between(volume, start, stop)
+    assert seen.shape == (stop - start, 3, 8, 8)
+    for place, slice_ in enumerate(range(start, stop)):
+        around = [max(0, slice_ - 1), slice_, min(4, slice_ + 1)]
+        assert np.allclose(seen[place], volume[around])
+
+
+def test_a_single_slice_is_its_own_neighbours() -> None:
+    volume = np.random.default_rng(3).normal(0, 1, (1, 8, 8))
+    plan = prepare_volume([step("neighbours", count=2)], volume, None)
+    assert np.allclose(plan.prepare_between(volume, 0, 1)[0], np.repeat(volume, 5, axis=0))
+
+
+def test_each_image_is_standardised_by_itself() -> None:
+    volume = np.random.default_rng(3).normal(100, 20, (2, 32, 32))
+    other = np.stack([volume[0], volume[1] * 40 + 3000])
+    steps = [step("standardise_image")]
+    plain = prepare_volume(steps, volume, None).prepare_between(volume, 0, 2)
+    changed = prepare_volume(steps, other, None).prepare_between(other, 0, 2)
+    assert torch.allclose(plain, changed, atol=1e-3)
+    assert float(plain.mean()) == pytest.approx(0, abs=0.05)
+    assert float(plain.std()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+def test_an_image_of_one_value_is_no_fault(value: float) -> None:
+    volume = np.full((1, 16, 16), value)
+    seen = prepare_volume([step("standardise_image")], volume, None).prepare_between(volume, 0, 1)
+    assert torch.isfinite(seen).all()
+
+
+def test_a_black_border_does_not_move_the_statistics() -> None:
+    inner = np.random.default_rng(3).normal(100, 20, (1, 32, 32)).clip(1)
+    framed = np.zeros((1, 64, 64))
+    framed[:, 16:48, 16:48] = inner
+    steps = [step("standardise_image")]
+    alone = prepare_volume(steps, inner, None).prepare_between(inner, 0, 1)
+    within = prepare_volume(steps, framed, None).prepare_between(framed, 0, 1)
+    assert torch.allclose(within[..., 16:48, 16:48], alone, atol=0.05)

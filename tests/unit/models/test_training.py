@@ -21,9 +21,11 @@ from support.packages import (
 )
 
 from core.errors import TrainingError
+from models.training.checkpoint import CHECKPOINT
 from models.training.config import Config, read_config
 from models.training.data import read_groups, read_index
-from models.training.loop import CHECKPOINT, Training, split
+from models.training.dataset import split
+from models.training.loop import Training
 
 
 @pytest.fixture(scope="module")

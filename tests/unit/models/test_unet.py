@@ -8,7 +8,7 @@ import torch
 from core.errors import ModelSpecError
 from core.modelspec import NetworkSpec
 from models.architectures import build
-from models.training.loop import make_loss
+from models.training.losses import pixel_loss
 
 SMALL = {"channels": [8, 16], "num_res_units": 1, "head_features": 8}
 
@@ -26,7 +26,7 @@ def test_a_slice_with_a_blob_and_an_empty_slice_are_both_learned_quickly() -> No
     masks[:2, :, 8:16, 10:18] = 1
     images += 2 * masks
     network = build(NetworkSpec(architecture="unet2d", params=SMALL))
-    loss = make_loss("dice_ce")
+    loss = pixel_loss("dice_ce")
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for _ in range(60):
         optimiser.zero_grad()
