@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint tests bench-results outcomes clean
+.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop torture outcomes clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -28,12 +28,26 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Much of their time the tests wait for processes and timers: more of them at once than cores.
+PYTEST_PROCESSES ?= 3
 tests: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(PYTEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 # Objects of a 300-slice volume, beside dcmqi; the last line is one JSON object.
 bench-results: $(STAMP)
 	@$(BIN)/python benchmarks/results_bench.py
+
+# Instances a second at the door, beside DCMTK, Orthanc and pynetdicom; the last line is JSON.
+bench-ingest: $(STAMP)
+	@$(BIN)/python benchmarks/ingest_bench.py
+
+# Studies through the whole node beside a bare loop of the model; the last line is one JSON object.
+bench-loop: $(STAMP)
+	@$(BIN)/python benchmarks/loop_bench.py
+
+# Faults at random moments, then an audit: ARGUMENTS="--seed 7"; the last line is one JSON object.
+torture: $(STAMP)
+	@$(BIN)/python benchmarks/torture.py $(ARGUMENTS)
 
 # What becomes of every file: FOLDERS="one two", default pydicom's own test files.
 outcomes: $(STAMP)

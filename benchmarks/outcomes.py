@@ -44,7 +44,7 @@ from core.schema import InstanceRow, JobInstanceRow, JobRow, RouteDecisionRow, S
 from core.settings import load
 from models.architectures.threshold import Threshold
 from models.weights import save_weights
-from node.scu import associate, contexts_for, store
+from node.dimse.scu import Head, associate, contexts_for, store_file
 
 _PATIENCE_SECONDS = 240
 _VOLUMES = ("CT", "MR", "PT", "NM")
@@ -235,7 +235,7 @@ def _send(known: Round, peer: DicomAddress) -> None:
     for sent in known.files:
         studies.setdefault(_study(sent) or str(sent.path), []).append(sent)
     for files in studies.values():
-        heads = [sent.head for sent in files if sent.head is not None]
+        heads = [_negotiated(sent.head) for sent in files if sent.head is not None]
         if not heads:
             for sent in files:
                 sent.outcome = "no DICOM file"
@@ -251,9 +251,17 @@ def _send(known: Round, peer: DicomAddress) -> None:
                     sent.outcome, sent.reason = "refused", str(error)
 
 
+def _negotiated(head: Dataset) -> Head:
+    return Head(str(head.SOPClassUID), str(head.file_meta.TransferSyntaxUID))
+
+
 def _send_one(sent: Sent, association: object) -> None:
+    if sent.head is None:
+        sent.outcome, sent.reason = "no DICOM file", "no SOP Class UID or File Meta"
+        return
     try:
-        status, comment = store(association, pydicom.dcmread(sent.path))  # type: ignore[arg-type]
+        head = _negotiated(sent.head)
+        status, comment = store_file(association, sent.path, head)  # type: ignore[arg-type]
     except PeerError as error:
         sent.outcome, sent.reason = "refused", str(error)
         return

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cli import peers, roles, setup, work
+from cli import expect, peers, retention, roles, setup, work
 from cli.demo import demo
 from cli.models import app as models_app
 from cli.train import train
@@ -59,6 +59,8 @@ def _common(
 setup.add_to(app)
 roles.add_to(app)
 work.add_to(app)
+expect.add_to(app)
+retention.add_to(app)
 peers.add_to(app)
 app.command(rich_help_panel="Begin")(demo)
 app.command(rich_help_panel="Models")(train)

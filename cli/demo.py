@@ -129,7 +129,7 @@ def _pacs(folder: Path, port: int) -> Iterator[dict[str, datetime]]:
     from pynetdicom import AE, evt
 
     from core.clock import now
-    from node.contexts import accepted
+    from node.dimse.contexts import accepted
 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.dcm"):
@@ -176,7 +176,7 @@ def _node(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 def _wait_for_door(settings: Settings, node: subprocess.Popen[bytes]) -> None:
     from core.errors import PeerError, SentinodeError
     from core.identifiers import AETitle, DicomAddress
-    from node.scu import echo
+    from node.dimse.scu import echo
 
     own = AETitle(settings.node.ae_title)
     address = DicomAddress(own, settings.node.host, settings.node.port)

@@ -32,22 +32,54 @@ _EVENT = re.compile(r"[a-z]+(_[a-z]+)*")
 EVENTS = {
     "association_end_not_written": "The disk did not take the end of an association; it is tried "
     "again every few seconds, and its series wait.",
+    "association_cut": "A peer broke the rules of the protocol, fell silent in the middle of "
+    "an image or sent without end; its association was aborted. `reason` says which.",
     "association_ended": "A peer's association ended. `end` says how: released, aborted or "
     "broken off; `instances` how many were taken.",
     "association_filed": "Everything of an association is in store and ledger.",
     "association_rejected": "A peer was not let in. `reason` says why: add it to `[[peers]]`, or "
     "correct the AE titles.",
     "association_without_context": "A peer proposed nothing that we accept. See conformance.md.",
+    "association_trouble": "An unforeseen error, with its traceback. The association was aborted.",
     "broker_away": "Jobs could not be published. They wait; see that the broker runs.",
+    "bytes_missing": "An image that the ledger knows is not in the store. It is not committed to; "
+    "look at the store.",
+    "commitment_answered": "A peer that asked for storage commitment has our report: `yes` "
+    "instances are safe, `no` are not.",
+    "commitment_asked": "A destination took the question for storage commitment of `objects`; its "
+    "report is waited for.",
+    "commitment_not_answered": "A peer does not take our report of a storage commitment; `reason` "
+    "says why. It is told again after `next_try_seconds`, or `given_up` after a day.",
+    "commitment_not_offered": "A destination does not commit; it is asked again after "
+    "`delivery.relearn_hours`. Another proof of delivery takes its place.",
+    "commitment_not_reported": "The report of a storage commitment did not come; `reason` says "
+    "what follows.",
+    "commitment_not_taken": "A destination cannot take the question for storage commitment now. It "
+    "is asked again some times.",
+    "commitment_reported": "A destination reported what it is responsible for (`committed`), and "
+    "what it has not (`failed`): that is sent again. Not `known`: we did not ask for it.",
+    "commitment_unknown": "A peer reported a storage commitment that we did not ask for, or that "
+    "is forgotten. Harmless.",
+    "connection_dropped": "Too many connections stood before the door without a word; the "
+    "longest silent one was closed.",
+    "connection_lost": "A connection broke while it was read.",
     "conformance_not_checked": "The program that checks objects against the standard is missing, "
     "so they leave without that check.",
     "destination_in_trouble": "A destination is away or out of resources. Its objects wait for "
     "`next_try_seconds`.",
+    "destination_well": "A destination that was down took an object again. The rest follows.",
+    "disk_full": "The disk of `holds` has less free than `storage.min_free_mb`: instances are "
+    "refused, or will be. Free space.",
+    "disk_low": "The disk of `holds` has less free than `storage.warn_free_mb`. `full_in_hours`: "
+    "so long it lasts at the rate of the last hour.",
+    "disk_well": "A disk that was low has room again.",
     "door_closed": "The port is closed.",
     "door_open": "The port is open; instances are taken.",
     "ended": "`sentinode up` ended all its roles.",
     "fallback_wanted": "A destination gets an object of the SOP class `sop_class` in place of one "
     "that it refused.",
+    "fast_lane_off": "The fast data path cannot be used with this installation, for "
+    "`reason`; images are received by the slower one.",
     "going_on": "The trouble that `waiting` named is over.",
     "identity_conflict": "Images of one study disagree about whose they are. Its work is held: "
     "see `sentinode conflicts`.",
@@ -59,6 +91,9 @@ EVENTS = {
     "instance_unreadable": "A spooled file could not be read. It is kept under `kept_as`, and "
     "nothing was made of it.",
     "instances_filed": "A batch of instances is in store and ledger; how many were new.",
+    "intake_not_signed_off": "Intake ended while the ledger was away; others wait for it a minute.",
+    "intake_silent": "The intake of a machine was not heard of for a minute while images came. "
+    "Nobody waits for it; what its spool holds comes as late images.",
     "job_claimed": "A worker began with a job.",
     "job_ended": "A job ended; `state` says how, `reason` why.",
     "job_failed": "A job failed for good; `reason` and `remedy` say more.",
@@ -66,22 +101,36 @@ EVENTS = {
     "job_lease_expired": "A worker fell silent. Its job is tried again, or quarantined after the "
     "second time.",
     "job_left": "A worker could not reach the ledger. The job is published again.",
+    "no_job_waits": "A message came, and no job was left in its queue. Harmless.",
     "job_lost": "A job was taken from its worker (held, superseded, or given to another one). "
     "Nothing of this attempt was kept.",
     "job_not_to_be_had": "A message came for a job that somebody else has or had. Harmless.",
     "job_published": "A job's id was sent to its queue.",
     "job_trouble": "An unforeseen error, with its traceback. The job is tried again.",
     "lease_not_renewed": "A worker could not reach the ledger while it computed. It goes on.",
+    "message_refused": "A message of MPPS, Instance Availability Notification or Storage "
+    "Commitment was not taken. `status` is what the peer was told, `reason` why.",
     "model_loaded": "A worker loaded a model, and onto which device.",
     "no_fallback": "A destination refused an object, and nothing else can be made of it that it "
     "takes; `reason` says more.",
+    "notice_filed": "What a peer told us beside images is in the ledger.",
+    "notice_taken": "What a peer told us beside images is safe on the disk.",
+    "notice_unreadable": "A spooled notice could not be read or filed. It is kept under `kept_as`.",
+    "object_not_listed": "A destination answered success, and does not list the object when it is "
+    "queried. After some times it is sent again.",
+    "not_durable": "storage.fsync is off: a power cut loses images that were acknowledged.",
     "object_not_sent": "An object was not delivered this time; `state` says whether it is tried "
     "again, `message` what the destination said.",
+    "object_trouble": "An unforeseen error while an object was sent, with its traceback. It is "
+    "tried again some times, the others go on.",
+    "objects_listed": "A destination lists objects that it was sent.",
     "objects_kept_back": "A job's objects did not pass their check. They are kept and not sent; "
     "`reason` says what is wrong. See `sentinode show JOB`.",
     "object_refused": "A destination takes no object of this SOP class. It is remembered for "
     "`delivery.relearn_hours`, or until `sentinode retry`.",
     "object_sent": "A destination has an object.",
+    "query_failed": "A destination answers our query for what it was sent with an error. After "
+    "some times its answer to C-STORE must do as proof.",
     "rendition_done": "An object was made in place of a refused one, and is due at `destinations`.",
     "rendition_failed": "An object in place of a refused one cannot be made; `reason` says why. "
     "What comes after it is tried.",
@@ -95,13 +144,22 @@ EVENTS = {
     "rendition_published": "An object is to be made in place of a refused one; its id was sent to "
     "its queue.",
     "rendition_trouble": "An unforeseen error, with its traceback. The rendition is tried again.",
+    "retention_ran": "Retention removed images and results from the store, and `studies` from the "
+    "ledger.",
     "role_died": "A process of `sentinode up` ended by itself and is started again. The lines "
     "before say why.",
     "role_killed": "A process did not end in time and was killed.",
-    "series_whole": "A series is whole; `reason` says why, `routes` and `jobs` what follows.",
+    "sender_not_counting": "A sender with `find = true` did not say how many images a series has. "
+    "The quiet time decides. Told once, until it answers again.",
+    "series_whole": "A series is whole; `decided_by` and `reason` say why, `routes`, `jobs` and "
+    "`passed_on` what follows. A warning: more images were announced than came.",
     "source_attributes_do_not_conform": "What was copied unaltered from the images breaks the "
     "standard; the object is sent all the same. `attributes` names them.",
+    "store_over_limit": "The store holds more than `retention.max_store_gb`, and nothing more may "
+    "go; `kept` counts the reasons. See `sentinode retention`.",
     "waiting": "A role waits for a server or a disk; `error` and `remedy` say which. Told once.",
+    "worker_process_died": "The process that computed a job died, or was ended because the job "
+    "took too long (`overdue`). The job is tried again, or ended; `state` says which.",
     "worker_ready": "A worker serves `queues`.",
 }
 
@@ -290,7 +348,7 @@ def events_table() -> str:
 
 def contexts_table() -> str:
     """What we accept: SOP classes, and the transfer syntaxes of each set of them."""
-    from node.contexts import table
+    from node.dimse.contexts import table
 
     parts: list[str] = []
     rows = sorted(table(), key=lambda row: (row.role, row.transfer_syntaxes))
@@ -298,14 +356,24 @@ def contexts_table() -> str:
     for number, ((role, syntaxes), members) in enumerate(sets):
         letter = chr(ord("A") + number)
         ordered = [(uid.name, _code(uid)) for uid in syntaxes]
-        classes = sorted((_class_name(row.sop_class), _code(row.sop_class)) for row in members)
+        listed = list(members)
+        only_some = any(row.setting for row in listed)
+        heads = ("SOP class", "UID", *(("offered with",) if only_some else ()))
+        classes = sorted(
+            (
+                _class_name(row.sop_class),
+                _code(row.sop_class),
+                *((_code(row.setting) if row.setting else "always",) if only_some else ()),
+            )
+            for row in listed
+        )
         parts += [
             f"### Set {letter}: {len(classes)} SOP class(es), {len(syntaxes)} transfer syntaxes, "
             f"role {role}",
             "",
             *_table(("transfer syntax, most wanted first", "UID"), ordered),
             "",
-            *_table(("SOP class", "UID"), classes),
+            *_table(heads, classes),
             "",
         ]
     return "\n".join(parts).rstrip()
@@ -326,7 +394,7 @@ def proposed_table() -> str:
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
     from core.sopclasses import name_of
-    from node.contexts import RESULT_CLASSES, UNCOMPRESSED, VERIFICATION, proposed
+    from node.dimse.contexts import RESULT_CLASSES, UNCOMPRESSED, VERIFICATION, proposed
 
     rows = [(VERIFICATION.name, _code(VERIFICATION), ", ".join(uid.name for uid in UNCOMPRESSED))]
     for context in proposed({(uid, ExplicitVRLittleEndian) for uid in RESULT_CLASSES}):
@@ -340,7 +408,7 @@ def policy_table() -> str:
     """Association policy, with the settings' defaults."""
     from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
     from core.settings import NodeSettings
-    from node.contexts import MOST_PROPOSED
+    from node.dimse.contexts import MOST_PROPOSED
 
     node = NodeSettings()
     rows = [
@@ -361,7 +429,7 @@ def policy_table() -> str:
 def store_statuses() -> str:
     """What a C-STORE is answered with, from the tree of errors."""
     from core.errors import RefusedError
-    from node.scp import PROCESSING_FAILURE, SUCCESS
+    from node.door.reception import PROCESSING_FAILURE, SUCCESS
 
     rows = [(_code(_hex(SUCCESS)), "The instance is on our disk, synced.", "")]
     for kind in _tree(RefusedError):
@@ -374,7 +442,7 @@ def store_statuses() -> str:
 
 def sent_statuses() -> str:
     """What we make of a destination's answer to C-STORE: every status there can be."""
-    from node.sender import judge
+    from node.sending.judge import judge
 
     def outcome(status: int) -> tuple[str, bool, bool, bool]:
         verdict = judge(status, "")

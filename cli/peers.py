@@ -1,4 +1,4 @@
-"""Talking to peers by hand: echo and send."""
+"""Talking to peers by hand: echo, send, pause, resume, resend."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.context import console, error_console, load_settings
+from cli.context import console, error_console, load_settings, open_ledger
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
     from pynetdicom.association import Association
 
     from core.identifiers import DicomAddress
     from core.settings import Settings
+    from node.dimse.scu import Head
 
 _PANEL = "Peers"
 _BATCH = 500
@@ -25,7 +25,8 @@ _MOST_KINDS = 64  # of SOP class and transfer syntax; each may need two of the 1
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(rich_help_panel=_PANEL)(echo)
+    for command in (echo, pause, resume, resend):
+        app.command(rich_help_panel=_PANEL)(command)
 
 
 def echo(
@@ -35,13 +36,48 @@ def echo(
     """C-ECHO a peer."""
     import time
 
-    from node.scu import echo as c_echo
+    from node.dimse.scu import echo as c_echo
 
     settings = load_settings(context)
     target = address(settings, peer)
     began = time.monotonic()
     c_echo(settings.node.ae_title, target)
     typer.echo(f"{target}: well, {1000 * (time.monotonic() - began):.0f} ms")
+
+
+def pause(
+    context: typer.Context,
+    destination: Annotated[str, typer.Argument(help="A peer's name.")],
+) -> None:
+    """Send nothing more to a destination, until `resume`. What is due waits."""
+    _set_paused(context, destination, paused=True)
+
+
+def resume(
+    context: typer.Context,
+    destination: Annotated[str, typer.Argument(help="A peer's name.")],
+) -> None:
+    """Let what is due go to a destination again."""
+    _set_paused(context, destination, paused=False)
+
+
+def _set_paused(context: typer.Context, name: str, *, paused: bool) -> None:
+    settings = load_settings(context)
+    address(settings, name)  # one that nothing can be sent to is a slip of the pen
+    with open_ledger(settings).write() as work:
+        work.circuits.pause(name, paused)
+    typer.echo(f"{name}: {'paused' if paused else 'goes on'}")
+
+
+def resend(
+    context: typer.Context,
+    study_uid: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    to: Annotated[str, typer.Option(help="Only to this peer.")] = "",
+) -> None:
+    """Send again what destinations refused of a study, originals and results."""
+    with open_ledger(load_settings(context)).write() as work:
+        count = work.transfers.send_study_again(study_uid, to)
+    typer.echo(f"{count} object(s) are due again")
 
 
 def address(settings: Settings, peer: str) -> DicomAddress:
@@ -71,7 +107,7 @@ def send_files(settings: Settings, peer: str, paths: list[Path]) -> None:
         SentinodeError: nothing to send, or not everything was taken.
     """
     from core.errors import PeerError, SentinodeError
-    from node.scu import ObjectUnreadableError, associate, contexts_for
+    from node.dimse.scu import ObjectUnreadableError, associate, contexts_for
 
     target = address(settings, peer)
     files = list(_files(paths))
@@ -98,8 +134,8 @@ def send_files(settings: Settings, peer: str, paths: list[Path]) -> None:
             for part in _associations(heads):
                 contexts = contexts_for([head for _, head in part])
                 with associate(settings.node.ae_title, target, contexts, 60) as association:
-                    for path, _ in part:
-                        refused += not _send_one(association, path)
+                    for path, head in part:
+                        refused += not _send_one(association, path, head)
                         progress.advance(bar)
     if skipped:
         console.print(f"{skipped} files that are no DICOM images were left out", highlight=False)
@@ -111,14 +147,14 @@ def send_files(settings: Settings, peer: str, paths: list[Path]) -> None:
     console.print(f"{len(files) - skipped} files sent to {target}", highlight=False)
 
 
-def _send_one(association: Association, path: Path) -> bool:
+def _send_one(association: Association, path: Path, head: Head) -> bool:
     """Send one file; False, and a line, when it was not taken. A warning counts as taken."""
     from core.lifecycle import TransferState
-    from node.scu import NoContextError, read_object, store
-    from node.sender import judge
+    from node.dimse.scu import NoContextError, store_file
+    from node.sending.judge import judge
 
     try:
-        status, comment = store(association, read_object(path.read_bytes()))
+        status, comment = store_file(association, path, head)
     except NoContextError as error:
         error_console.print(f"{path}: {error}", markup=False, highlight=False)
         return False
@@ -128,36 +164,28 @@ def _send_one(association: Association, path: Path) -> bool:
     return verdict.state == TransferState.SENT
 
 
-def _associations(
-    heads: list[tuple[Path, Dataset]],
-) -> Iterator[list[tuple[Path, Dataset]]]:
+def _associations(heads: list[tuple[Path, Head]]) -> Iterator[list[tuple[Path, Head]]]:
     """Parts of a batch whose presentation contexts fit one association."""
-    part: list[tuple[Path, Dataset]] = []
-    kinds: set[tuple[str, str]] = set()
+    part: list[tuple[Path, Head]] = []
+    kinds: set[Head] = set()
     for path, head in heads:
-        kind = (str(head.SOPClassUID), str(head.file_meta.TransferSyntaxUID))
-        if len(kinds | {kind}) > _MOST_KINDS:
+        if len(kinds | {head}) > _MOST_KINDS:
             yield part
             part, kinds = [], set()
-        kinds.add(kind)
+        kinds.add(head)
         part.append((path, head))
     yield part
 
 
-def _head(path: Path) -> Dataset:
-    """The header of a file: what the presentation context needs."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    from node.scu import ObjectUnreadableError
+def _head(path: Path) -> Head:
+    """What a file says that it holds."""
+    from node.dimse.scu import ObjectUnreadableError, head_of
 
     try:
-        head = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-        str(head.SOPClassUID)
-        str(head.file_meta.TransferSyntaxUID)
-    except (InvalidDicomError, AttributeError, OSError, ValueError) as error:
-        raise ObjectUnreadableError(f"not a DICOM file: {error}") from error
-    return head
+        with path.open("rb") as stream:
+            return head_of(stream)
+    except OSError as error:
+        raise ObjectUnreadableError(f"cannot be read: {error}") from error
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:

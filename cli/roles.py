@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,15 +45,16 @@ def up(
         wanted,
         lambda role: role_command(role, config.absolute() if config else None),
         settings.data / "run",
+        {"scp": settings.node.receivers, "worker": settings.worker.processes},
     )
     if settings.embedded_ledger:
-        ready_ledger(settings).close()  # migrated once, before six processes look at it
+        ready_ledger(settings).close()  # migrated once, before all processes look at it
     supervisor.run()
 
 
 def scp(context: typer.Context) -> None:
     """Role: receive instances into the spool (Verification and Storage SCP)."""
-    from node.bootstrap import run_scp
+    from node.door.scp import run_scp
 
     run_scp(_begin(context, "scp"))
 
@@ -102,8 +104,12 @@ def worker(
 
     settings = _begin(context, "worker")
     queues = tuple(name.strip() for name in queue.split(",") if name.strip())
-    if queues:
-        chosen = settings.worker.model_copy(update={"queues": queues})
+    changes: dict[str, object] = {"queues": queues} if queues else {}
+    if settings.worker.processes > 1 and not settings.worker.threads:
+        # each would take all cores, and they would wait for each other
+        changes["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.worker.processes)
+    if changes:
+        chosen = settings.worker.model_copy(update=changes)
         settings = settings.model_copy(update={"worker": chosen})
     run_worker(settings)
 
@@ -127,7 +133,7 @@ def health(
 
     settings = load_settings(context)
     if role == "scp":
-        from node.scu import echo
+        from node.dimse.scu import echo
 
         host = "127.0.0.1" if settings.node.host in {"0.0.0.0", "::"} else settings.node.host  # noqa: S104
         own = settings.node.ae_title
@@ -135,8 +141,8 @@ def health(
     elif role == "ledger":
         Ledger(settings.ledger_url).revision()
     elif role == "worker":
-        if not ping_workers(make_app(settings)):
-            raise SentinodeError("no worker answers on this broker")
+        if not ping_workers(make_app(settings), here=True):
+            raise SentinodeError("no worker of this machine answers on the broker")
     else:
         raise SentinodeError(f"no such role: {role}", remedy="Say scp, ledger or worker.")
     typer.echo(f"{role}: well")

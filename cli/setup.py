@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from cli.context import console, load_settings
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from core.ledger import Ledger
     from core.settings import Settings
 
 _PANEL = "Begin"
@@ -117,7 +117,7 @@ class _Line:
 
 
 def check(context: typer.Context) -> None:
-    """Is all well? Settings, disk, ledger, broker, workers, peers, models, device."""
+    """Is all well? Settings, disk, ledger, retention, broker, workers, peers, models, device."""
     settings = load_settings(context)
     lines = [
         _Line("settings", _WELL, f"{len(settings.peers)} peers, {len(settings.routes)} routes"),
@@ -126,6 +126,8 @@ def check(context: typer.Context) -> None:
         *_probe("disk", lambda: _check_disk(settings)),
         *_probe("store", lambda: _check_store(settings)),
         *_probe("ledger", lambda: _check_ledger(settings)),
+        *_probe("retention", lambda: _check_retention(settings)),
+        *_probe("commitment", lambda: _check_commitment(settings)),
         *_probe("broker", lambda: _check_broker(settings)),
         *_probe("models", lambda: _check_models(settings)),
         *_probe("device", lambda: _check_device(settings)),
@@ -165,12 +167,12 @@ def _check_routes(settings: Settings) -> list[_Line]:
             "Give it destinations, or a peer archive = true.",
         )
         for route in settings.routes
-        if not settings.destinations(route)
+        if route.model and not settings.destinations(route)
     ]
 
 
 def _check_shelf(settings: Settings) -> list[_Line]:
-    from node.spool import UNREADABLE
+    from node.spool.receiver import UNREADABLE
 
     shelf = settings.spool / UNREADABLE
     count = len(list(shelf.iterdir())) if shelf.is_dir() else 0
@@ -181,17 +183,92 @@ def _check_shelf(settings: Settings) -> list[_Line]:
 
 
 def _check_disk(settings: Settings) -> list[_Line]:
-    folder = settings.spool
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free // (1 << 20)
-    least = settings.storage.min_free_mb
-    detail = f"{free} MB free for the spool; instances are refused below {least} MB"
-    if free < least:
-        return [_Line("disk", _BAD, detail, "Free space, or lower storage.min_free_mb.")]
-    if free < 2 * least:
-        return [_Line("disk", _WARNING, detail, "Free space soon.")]
-    return [_Line("disk", _WELL, detail)]
+    from node.keeping.disk import Level, disks
+
+    storage = settings.storage
+    states = {Level.WELL: _WELL, Level.LOW: _WARNING, Level.FULL: _BAD}
+    remedies = {
+        Level.WELL: "",
+        Level.LOW: "Free space soon, or set limits under [retention].",
+        Level.FULL: "Free space, set limits under [retention], or lower storage.min_free_mb.",
+    }
+    return [
+        _Line(
+            "disk",
+            states[disk.level],
+            f"{disk.free_mb} of {disk.total_mb} MB free for {', '.join(disk.holds)}; warned below "
+            f"{storage.warn_free_mb} MB, instances are refused below {storage.min_free_mb} MB",
+            remedies[disk.level],
+        )
+        for disk in disks(settings)
+    ]
+
+
+def _check_retention(settings: Settings) -> list[_Line]:
+    from cli.retention import retention_line
+
+    ledger = _current_ledger(settings)
+    if ledger is None:
+        return []
+    detail, over = retention_line(settings, ledger)
+    if not over:
+        return [_Line("retention", _WELL, detail)]
+    remedy = "See what keeps the images that stay, or raise retention.max_store_gb."
+    return [_Line("retention", _WARNING, detail, remedy)]
+
+
+def _check_commitment(settings: Settings) -> list[_Line]:
+    from core.lifecycle import AnswerState
+    from node.sending.answers import can_commit
+
+    ledger = _current_ledger(settings)
+    asked = [peer.name for peer in settings.peers if peer.commit]
+    if ledger is None or not (asked or settings.services.commitment):
+        return []
+    lines = []
+    with ledger.read() as work:
+        known = {name: work.circuits.get(name) for name in asked}
+        counts = work.commit_requests.counts()
+    for name, state in known.items():
+        what = f"commitment {name}"
+        if state.commitment == "no":
+            remedy = "Set commit = false for it, or switch its storage commitment on."
+            detail = "it does not offer storage commitment; what is sent to it is never removed"
+            lines.append(_Line(what, _WARNING, detail, remedy))
+        else:
+            offers = "it commits" if state.commitment else "it was not asked yet"
+            lines.append(_Line(what, _WELL, offers))
+    if settings.services.commitment:
+        told = ", ".join(
+            f"{counts.get(state, 0)} {word}"
+            for state, word in (
+                (AnswerState.SENT, "answered"),
+                (AnswerState.DUE, "waiting"),
+                (AnswerState.FAILED, "given up"),
+            )
+        )
+        if can_commit(settings):
+            lines.append(_Line("commitment requests", _WELL, told))
+        else:
+            detail = f"{told}; every request is answered with no"
+            remedy = (
+                "Forward the images to an archive with commit = true, or keep them: no limit "
+                "under [retention] for originals, ledger and store, and storage.fsync on."
+            )
+            lines.append(_Line("commitment requests", _WARNING, detail, remedy))
+    return lines
+
+
+def _current_ledger(settings: Settings) -> Ledger | None:
+    """The ledger, if its tables are of our revision; what is wrong with it is told elsewhere."""
+    from core.errors import LedgerError
+    from core.ledger import Ledger
+
+    ledger = Ledger(settings.ledger_url)
+    try:
+        return ledger if ledger.revision() == Ledger.head() else None
+    except LedgerError:
+        return None
 
 
 def _check_store(settings: Settings) -> list[_Line]:
@@ -271,7 +348,7 @@ def _check_device(settings: Settings) -> list[_Line]:
 
 
 def _check_peer(settings: Settings, peer: Any) -> list[_Line]:
-    from node.scu import echo
+    from node.dimse.scu import echo
 
     echo(settings.node.ae_title, peer.address, timeout=5)
     return [_Line(f"peer {peer.name}", _WELL, f"{peer.address} answers C-ECHO")]

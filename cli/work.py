@@ -14,9 +14,10 @@ from rich.text import Text
 
 from cli.context import age, clock_time, console, load_settings, open_ledger, styled
 from cli.findings import findings_table, measurements_table
+from cli.retention import disk_line, retention_line
 
 if TYPE_CHECKING:
-    from core.domain import Job, Result, Series
+    from core.domain import Delivered, Job, Result, Series
     from core.ledger import Ledger
     from core.ledger.views import JobLife
 
@@ -27,7 +28,7 @@ _ACTOR = "administrator"
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (worklist, show, study, retry, conflicts, resolve):
+    for command in (worklist, show, study, retry, cancel, conflicts, resolve):
         app.command(rich_help_panel=_PANEL)(command)
 
 
@@ -39,21 +40,24 @@ def worklist(
     watch: Annotated[bool, typer.Option("--watch", help="Keep looking until Ctrl-C.")] = False,
 ) -> None:
     """Jobs with state, model, age and error, the newest first."""
-    ledger = open_ledger(load_settings(context))
+    settings = load_settings(context)
+    ledger = open_ledger(settings)
     states = _states(state)
     if as_json:
         with ledger.read() as work:
             for job in work.views.jobs(states, limit):
                 typer.echo(json.dumps(asdict(job), default=str))
         return
+    room = f"{disk_line(settings)}. Retention: {retention_line(settings, ledger)[0]}."
+    table = _worklist_table(ledger, states, limit, room)
     if not watch:
-        console.print(_worklist_table(ledger, states, limit))
+        console.print(table)
         return
-    with Live(_worklist_table(ledger, states, limit), console=console, screen=False) as live:
+    with Live(table, console=console, screen=False) as live:
         try:
             while True:
                 time.sleep(1)
-                live.update(_worklist_table(ledger, states, limit))
+                live.update(_worklist_table(ledger, states, limit, room))
         except KeyboardInterrupt:
             return
 
@@ -69,12 +73,18 @@ def _states(text: str) -> tuple[Any, ...]:
         raise SentinodeError(f"{error}", remedy=f"States are: {known}.") from error
 
 
-def _worklist_table(ledger: Ledger, states: tuple[Any, ...], limit: int) -> Table:
+def _worklist_table(ledger: Ledger, states: tuple[Any, ...], limit: int, room: str) -> Table:
     with ledger.read() as work:
         jobs = work.views.jobs(states, limit)
         counts = work.views.counts()
     summary = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-    table = Table(title=f"Worklist — {summary}", title_justify="left", expand=True)
+    table = Table(
+        title=f"Worklist — {summary}",
+        title_justify="left",
+        caption=Text(room),
+        caption_justify="left",
+        expand=True,
+    )
     for name in ("job", "state", "model", "route", "try", "age", "what"):
         table.add_column(name, no_wrap=name != "what", ratio=1 if name == "what" else None)
     for job in jobs:
@@ -117,6 +127,7 @@ def print_life(life: JobLife, store: Any) -> None:
     job = life.job
     console.print(f"[bold]Job {job.id}[/bold]  {styled(job.state)}")
     console.print(Text(f"{job.model} {job.model_version}, route {job.route}, run {job.run}"))
+    console.print(Text(_turn_of(job)))
     console.print(Text(f"study {job.study_instance_uid}"))
     for series in life.study.series:
         if series.series_instance_uid in job.series_instance_uids:
@@ -138,6 +149,16 @@ def print_life(life: JobLife, store: Any) -> None:
             console.print(measured)
     _print_objects(life, store)
     _print_transfers(life)
+
+
+def _turn_of(job: Job) -> str:
+    """What decides when it is a job's turn, and what it has been through."""
+    parts = [f"priority {job.priority}", f"{job.size / 1e6:.1f} MB"]
+    parts += [f"from {job.sender}"] if job.sender else []
+    parts += [f"memory ran out {job.strain} time(s)"] if job.strain else []
+    parts += [f"its worker died {job.deaths} time(s)"] if job.deaths else []
+    parts += [f"results of job {job.same_as}"] if job.same_as else []
+    return ", ".join(parts)
 
 
 def _print_input(job: Job) -> None:
@@ -177,15 +198,16 @@ def _print_transfers(life: JobLife) -> None:
 
     if life.transfers:
         transfers = Table(title="Transfers", title_justify="left")
-        for name in ("object", "to", "state", "tries", "last answer", "next try"):
-            transfers.add_column(name)
+        for name in ("object", "to", "state", "known by", "tries", "last answer", "next"):
+            transfers.add_column(name, overflow="fold")
         for transfer, attempts in life.transfers:
             transfers.add_row(
-                _kind_of(transfer.result),
+                _kind_of(transfer.result) if transfer.result else transfer.kind,
                 transfer.destination,
                 styled(transfer.state),
+                transfer.proof,
                 str(len(attempts)),
-                Text(transfer.message),
+                Text("; ".join(filter(None, (transfer.message, transfer.waits_for)))),
                 clock_time(transfer.next_try_at),
             )
         console.print(transfers)
@@ -246,17 +268,24 @@ def study(
             for item in studies
             for series in item.series
         }
+        delivered = {
+            item.study_instance_uid: work.views.delivered(item.study_instance_uid)
+            for item in studies
+        }
     for item in studies:
         if as_json:
             content = asdict(item) | {
                 "route_decisions": {
                     series: [asdict(decision) for decision in made]
                     for series, made in decisions.items()
-                }
+                },
+                "delivered": [asdict(part) for part in delivered[item.study_instance_uid]],
             }
             typer.echo(json.dumps(content, default=str))
             continue
         console.print(series_table(item.study_instance_uid, item.series, decisions))
+        if delivered[item.study_instance_uid]:
+            console.print(delivered_table(delivered[item.study_instance_uid]))
 
 
 def series_table(
@@ -282,6 +311,23 @@ def series_table(
     return table
 
 
+def delivered_table(delivered: tuple[Delivered, ...]) -> Table:
+    """What went where of a study, and how it is known."""
+    table = Table(title="Delivered", title_justify="left")
+    for name in ("to", "what", "number", "state", "known by", "last answer"):
+        table.add_column(name, overflow="fold")
+    for part in delivered:
+        table.add_row(
+            part.destination,
+            "originals" if part.kind == "IMAGE" else part.kind,
+            str(part.count),
+            styled(part.state),
+            part.proof,
+            Text(part.message),
+        )
+    return table
+
+
 def retry(
     context: typer.Context,
     jobs: Annotated[list[str], typer.Argument(help="Job ids, or their beginnings.")],
@@ -301,7 +347,7 @@ def retry(
         with ledger.write() as work:
             job = work.views.job(prefix)
             if job.state == JobState.DONE and not again:
-                sent = work.transfers.send_again(job.id)
+                sent = work.transfers.send_again(job.same_as or job.id)
                 message = (
                     f"{sent} object(s) of job {job.id[:_SHORT_ID]} are due again"
                     if sent
@@ -313,6 +359,36 @@ def retry(
                 made = work.jobs.rerun(job.id, _ACTOR, now(), model_version=version)
                 message = f"job {made[:_SHORT_ID]} was made from the input of {job.id[:_SHORT_ID]}"
         typer.echo(message)
+
+
+def cancel(
+    context: typer.Context,
+    jobs: Annotated[
+        list[str] | None, typer.Argument(help="Job ids, or their beginnings.", show_default=False)
+    ] = None,
+    study: Annotated[
+        str, typer.Option(metavar="UID", help="Every job of this study that is not finished.")
+    ] = "",
+) -> None:
+    """End jobs that are not finished. One that is running stops at its next step."""
+    from core.clock import now
+    from core.errors import SentinodeError
+
+    if not jobs and not study:
+        raise SentinodeError("no job and no study was named", remedy="See `sentinode worklist`.")
+    ledger = open_ledger(load_settings(context))
+    ended: list[str] = []
+    # all or none: an id that is wrong leaves the others as they are
+    with ledger.write() as work:
+        if study:
+            ended += work.jobs.cancel_study(study, _ACTOR, now())
+        for prefix in jobs or ():
+            job = work.views.job(prefix)
+            if job.id not in ended:
+                work.jobs.cancel(job.id, _ACTOR, now())
+                ended.append(job.id)
+    names = ", ".join(job_id[:_SHORT_ID] for job_id in ended) or "none"
+    typer.echo(f"cancelled: {len(ended)} job(s): {names}")
 
 
 def conflicts(

@@ -88,7 +88,14 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series as the ledger knows it."""
+    """A series as the ledger knows it.
+
+    Attributes:
+        decision: why it is whole, for a person.
+        decided_by: the kind of evidence that decided (`core.lifecycle.EvidenceSource`), or empty.
+        expected: how many images it should have, where anybody said so.
+        incomplete: it was taken as whole although more was announced than came.
+    """
 
     series_instance_uid: str
     study_instance_uid: str
@@ -101,6 +108,9 @@ class Series:
     attributes: dict[str, Any]
     decision: str = ""
     decided_at: datetime | None = None
+    decided_by: str = ""
+    expected: int | None = None
+    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,13 @@ class Job:
         run: 1 for the first; a re-run of the same input counts up.
         created_at: also the date that every object made by the job bears.
         reason: why it ended as it did, for a person.
+        deaths: how many workers died while they ran it.
+        priority: the greater goes first; 0 is routine.
+        size: bytes of the input.
+        sender: AE title that the input came from.
+        expected: how many images there should be, where anybody said so.
+        strain: how often memory ran out: 1 computes one image at a time, 2 on the CPU.
+        same_as: the job whose results count for this one too, for it had the same input.
     """
 
     id: str
@@ -160,6 +177,13 @@ class Job:
     reason: str = ""
     remedy: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    deaths: int = 0
+    priority: int = 0
+    size: int = 0
+    sender: str = ""
+    expected: int | None = None
+    strain: int = 0
+    same_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,17 +402,28 @@ class RefusedClass:
     how: str
 
 
+IMAGE = "IMAGE"
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The delivery of one result to one destination.
+    """The delivery of one result, or of one original that a route passes on, to one destination.
 
     Attributes:
+        result, instance: what is sent; exactly one of them is there.
+        job_id: empty for an original.
+        refusals: how often the destination answered it with an error, or did not keep it.
         class_refused: it was refused because the destination takes no object of its SOP class.
         rendition_id: what is made for the destination instead, if anything.
+        proof: how it is known that the destination has it (`core.lifecycle.Proof`), or empty.
+        proof_tries: how often the destination was queried and did not list it.
+        waits_for: what must be at the destination before it, for a person, where nothing else
+            says why it is still due.
     """
 
     id: int
-    result: Result
+    result: Result | None
+    instance: Instance | None
     job_id: str
     study_instance_uid: str
     destination: str
@@ -399,8 +434,84 @@ class Transfer:
     status: int | None
     message: str
     sent_at: datetime | None = None
+    refusals: int = 0
     class_refused: bool = False
     rendition_id: int | None = None
+    proof: str = ""
+    proof_tries: int = 0
+    proved_at: datetime | None = None
+    waits_for: str = ""
+
+    @property
+    def _object(self) -> Result | Instance:
+        what = self.result or self.instance
+        assert what is not None
+        return what
+
+    @property
+    def kind(self) -> str:
+        """The kind of the result, or `IMAGE` for an original."""
+        return str(self.result.kind) if self.result else IMAGE
+
+    @property
+    def sop_class_uid(self) -> str:
+        """SOP Class UID of the object."""
+        return self._object.sop_class_uid
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOP Instance UID of the object."""
+        return self._object.sop_instance_uid
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID of the object."""
+        return self._object.series_instance_uid
+
+    @property
+    def store_key(self) -> str:
+        """Where its bytes lie in the store."""
+        return self._object.store_key
+
+    @property
+    def size(self) -> int:
+        """Its size in the store, bytes."""
+        return self._object.size
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A storage commitment that we ask a destination for (PS3.4 Annex J).
+
+    Attributes:
+        attempts: how often the destination answered the question so far.
+        instances: (SOP Class UID, SOP Instance UID) of each object.
+    """
+
+    id: int
+    transaction_uid: str
+    destination: str
+    attempts: int
+    instances: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """How many objects of one kind went to a destination in the same way.
+
+    Attributes:
+        kind: a `ResultKind`, or `IMAGE`.
+        status: the last answer to C-STORE, or None.
+        message: of one of them.
+    """
+
+    destination: str
+    kind: str
+    state: TransferState
+    proof: str
+    status: int | None
+    message: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

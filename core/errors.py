@@ -8,9 +8,11 @@ it gets. A message says what happened, where, and what to do::
     ├── InvalidValueError        a UID, AE title or address that cannot be one
     ├── RefusedError             an instance the door does not take        (has a DIMSE status)
     │   ├── OutOfSpaceError      0xA700  PS3.4 Table B.2-1, Refused: Out of Resources
+    │   ├── TooLargeError        0xA700  the same: larger than the peer may send
     │   ├── MismatchError        0xA900  PS3.4 Table B.2-1, Data Set does not match SOP Class
     │   ├── UnreadableError      0xC000  PS3.4 Table B.2-1, Cannot understand
-    │   └── NotAuthorisedError   0x0124  PS3.7 Annex C, Refused: Not Authorized
+    │   ├── NotAuthorisedError   0x0124  PS3.7 Annex C, Refused: Not Authorized
+    │   └── MessageError         a message of an N-service; each carries its status
     ├── LedgerError              the database is away or not as expected   (retry)
     │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
     │   ├── LedgerValueError     a value that the database does not take (no retry)
@@ -19,6 +21,7 @@ it gets. A message says what happened, where, and what to do::
     ├── QueueError               the broker is away                        (retry)
     ├── PeerError                a DICOM peer cannot be reached or refused (retry)
     ├── ModelError               a model package that cannot be used
+    │   ├── MemoryShortError     the device's memory does not do (again, with less)
     │   ├── ModelSpecError       its specification has faults
     │   ├── WeightsError         its weights are missing, truncated or not the ones named
     │   └── TrainingError        training cannot start or go on
@@ -26,6 +29,7 @@ it gets. A message says what happened, where, and what to do::
         ├── NotApplicableError   the input is not what the model is for; not a failure
         ├── DecodeError          pixel data that cannot be decoded
         ├── LeaseLostError       another worker, or an administrator, has taken the job
+        ├── TimeLimitError       it took longer than its model may
         └── ResultError          an object that would not be right, so it was not sent
 """
 
@@ -78,6 +82,13 @@ class OutOfSpaceError(RefusedError):
     remedy = "Free space on the spool's disk or lower storage.min_free_mb."
 
 
+class TooLargeError(RefusedError):
+    """The instance is larger than its sender may send; nothing was kept."""
+
+    status = 0xA700
+    remedy = "Raise node.max_instance_mb, or max_instance_mb of this peer."
+
+
 class MismatchError(RefusedError):
     """The data set is not the instance that the C-STORE command announced."""
 
@@ -95,6 +106,19 @@ class NotAuthorisedError(RefusedError):
 
     status = 0x0124
     remedy = "Set send = true for this peer if it may send images."
+
+
+class MessageError(RefusedError):
+    """A message of a normalised service (PS3.7 Section 10) that is not taken.
+
+    Attributes:
+        error_id: Error ID (0000,0903), where the standard names one.
+    """
+
+    def __init__(self, status: int, message: str, *, error_id: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_id = error_id
 
 
 class LedgerError(SentinodeError):
@@ -150,6 +174,12 @@ class ModelError(SentinodeError):
     """A model package that cannot be used."""
 
 
+class MemoryShortError(ModelError):
+    """Not even one image fits into the device's memory, or the machine has none left."""
+
+    remedy = "Use a worker with more memory; then `sentinode retry JOB`."
+
+
 class ModelSpecError(ModelError):
     """A model's specification has faults."""
 
@@ -178,6 +208,15 @@ class DecodeError(JobError):
 
 class LeaseLostError(JobError):
     """Another worker, or an administrator, has taken the job; this attempt's work is dropped."""
+
+
+class TimeLimitError(JobError):
+    """It took longer than it may: `[limits] seconds` of its model, or jobs.time_limit_seconds."""
+
+    remedy = (
+        "Raise seconds under [limits] in its model.toml, or jobs.time_limit_seconds; "
+        "then `sentinode retry JOB`."
+    )
 
 
 class ResultError(JobError):

@@ -6,6 +6,7 @@ A message is only a wake-up: everything about a job or a rendition is in the led
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tempfile
 import uuid
@@ -71,6 +72,7 @@ def make_app(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # for ever: a broker may be away for a night
         # a publisher must not hang while the broker is away: the ledger tries again
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_TIMEOUT,
@@ -124,8 +126,15 @@ def ping(app: Celery) -> None:
         connection.release()
 
 
-def ping_workers(app: Celery, timeout: float = 2.0) -> dict[str, list[str]]:
+def worker_name(pid: int) -> str:
+    """The name of the worker of this machine with this process id."""
+    return f"sentinode-{pid}@{socket.gethostname()}"
+
+
+def ping_workers(app: Celery, timeout: float = 2.0, *, here: bool = False) -> dict[str, list[str]]:
     """Names of the workers that answer, and the queues that they serve.
+
+    With `here` only those of this machine.
 
     Raises:
         QueueError: the broker is away.
@@ -134,4 +143,9 @@ def ping_workers(app: Celery, timeout: float = 2.0) -> dict[str, list[str]]:
         answers: dict[str, Any] = app.control.inspect(timeout=timeout).active_queues() or {}
     except (OperationalError, RedisError, OSError) as error:
         raise QueueError(f"the broker is away: {error}") from error
-    return {name: [queue["name"] for queue in queues] for name, queues in answers.items()}
+    host = f"@{socket.gethostname()}"
+    return {
+        name: [queue["name"] for queue in queues]
+        for name, queues in answers.items()
+        if not here or name.endswith(host)
+    }

@@ -130,6 +130,19 @@ class SeriesRow(Base):
     __table_args__ = (Index("ix_series_state_last_received_at", "state", "last_received_at"),)
 
 
+class IntakeRow(Base):
+    """How far the intake of one machine's spool is: what lay there before `filed_before` is filed.
+
+    Written only while a series is being received, or the intake is behind; `at` says when.
+    """
+
+    __tablename__ = "intake"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    place: Mapped[str] = mapped_column(String(255))
+    filed_before: Mapped[datetime]
+    at: Mapped[datetime]
+
+
 class SeriesAssociationRow(Base):
     """Which associations sent images of a series."""
 
@@ -145,10 +158,11 @@ class SeriesAssociationRow(Base):
 class EvidenceRow(Base):
     """What somebody said about which images belong to a study or a series.
 
-    Written by any door, read only by `node.completeness`. `key` tells statements of one source
+    Written by any door, read only by `node.deciding`. `key` tells statements of one source
     apart (the MPPS's or the transaction's UID); the same statement again takes the place of the
     earlier one. `series_instance_uid` is empty where it speaks of the whole study. `uids` lists
     the instances, or is null where only their number is known. Not `final`: more is to come.
+    `stat`: who said it wants the analysis first.
     """
 
     __tablename__ = "evidence"
@@ -160,7 +174,8 @@ class EvidenceRow(Base):
     said_by: Mapped[str] = mapped_column(String(16))
     final: Mapped[bool] = mapped_column(Boolean, default=True)
     count: Mapped[int | None]
-    uids: Mapped[list[Any] | None] = mapped_column(JSON)
+    uids: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    stat: Mapped[bool] = mapped_column(Boolean, default=False)
     at: Mapped[datetime]
     __table_args__ = (UniqueConstraint("source", "key", "series_instance_uid"),)
 
@@ -168,7 +183,8 @@ class EvidenceRow(Base):
 class InstanceRow(Base):
     """One version of an instance. The same SOP Instance UID with other content is a new version.
 
-    `gone_at` says that retention removed its bytes from the store.
+    `gone_at` says that retention removed its bytes from the store; `promised_at` that we answered
+    a storage commitment for it with yes, so that its sender may have deleted its own copy.
     """
 
     __tablename__ = "instance"
@@ -188,7 +204,17 @@ class InstanceRow(Base):
     received_at: Mapped[datetime]
     association_id: Mapped[str] = mapped_column(ForeignKey("association.id"))
     gone_at: Mapped[datetime | None]
-    __table_args__ = (UniqueConstraint("sop_instance_uid", "digest"),)
+    promised_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "digest"),
+        # what is still in the store, the oldest first
+        Index(
+            "ix_instance_kept",
+            "received_at",
+            sqlite_where=text("gone_at IS NULL"),
+            postgresql_where=text("gone_at IS NULL"),
+        ),
+    )
 
 
 class ConflictRow(Base):
@@ -268,6 +294,12 @@ class JobRow(Base):
     __table_args__ = (
         UniqueConstraint("route", "model", "model_version", "input_digest", "run"),
         Index("ix_job_state_next_try_at", "state", "next_try_at"),
+        Index("ix_job_state_republish_at", "state", "republish_at"),
+        # the order in which workers take jobs, and whose turn it is
+        Index("ix_job_turn", "state", "queue", "priority", "sender", "size", "created_at"),
+        Index("ix_job_sender_started_at", "sender", "started_at"),
+        # the same input, by whichever route
+        Index("ix_job_input_digest", "input_digest"),
     )
 
 
@@ -286,7 +318,9 @@ class JobInstanceRow(Base):
 
     __tablename__ = "job_instance"
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(
+        ForeignKey("instance.id"), primary_key=True, index=True
+    )
 
 
 class JobEventRow(Base):
@@ -380,6 +414,13 @@ class ResultRow(Base):
         ),
         # also finds the alternatives of a result
         Index("uq_result_alternative", "alternative_to", "sop_class_uid", "part", unique=True),
+        # what is still in the store, the oldest first
+        Index(
+            "ix_result_kept",
+            "created_at",
+            sqlite_where=text("gone_at IS NULL"),
+            postgresql_where=text("gone_at IS NULL"),
+        ),
     )
 
 
@@ -397,6 +438,7 @@ class RenditionRow(Base):
     queue: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
     attempts: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
     published: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     next_try_at: Mapped[datetime | None]
@@ -417,7 +459,8 @@ class TransferRow(Base):
     says that it was refused because the destination takes no object of its SOP class;
     `rendition_id` what is made for the destination instead. `proof` says how it is known that
     the destination has it (`core.lifecycle.Proof`), `commitment_id` in which storage commitment
-    it was asked.
+    it was asked, `proof_tries` how often the destination was queried and did not list it. For
+    one that is sent and not proved, `next_try_at` says when the proof is looked for.
     """
 
     __tablename__ = "transfer"
@@ -443,6 +486,7 @@ class TransferRow(Base):
     class_refused: Mapped[bool] = mapped_column(Boolean, default=False)
     rendition_id: Mapped[int | None] = mapped_column(ForeignKey("rendition.id"), index=True)
     proof: Mapped[str] = mapped_column(String(16), default="")
+    proof_tries: Mapped[int] = mapped_column(default=0)
     proved_at: Mapped[datetime | None]
     commitment_id: Mapped[int | None] = mapped_column(ForeignKey("commitment.id"), index=True)
     __table_args__ = (
@@ -524,6 +568,18 @@ class DestinationRow(Base):
     paused: Mapped[bool] = mapped_column(Boolean, default=False)
     commitment: Mapped[str] = mapped_column(String(16), default="")
     commitment_asked_at: Mapped[datetime | None]
+
+
+class RemovalRow(Base):
+    """Bytes that retention let go and that are yet to be deleted from the store.
+
+    Written in the transaction that sets `gone_at`, deleted when the bytes are. `store_key` is a
+    folder where it ends with a slash.
+    """
+
+    __tablename__ = "removal"
+    store_key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    at: Mapped[datetime]
 
 
 class RefusedClassRow(Base):

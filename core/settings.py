@@ -82,7 +82,7 @@ class NodeSettings(_Section):
     port: Port = Field(11112, description="Port to listen on")
     accept_unknown: bool = Field(False, description="Take associations from unknown AE titles")
     max_associations: Annotated[int, Field(ge=1)] = Field(
-        32, description="Most associations at once; one more is rejected for now"
+        32, description="Most associations at once, per receiver process; one more is rejected"
     )
     receivers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Receiver processes that share the port"
@@ -210,7 +210,17 @@ class WorkerSettings(_Section):
         (), description="Queues to serve; default: gpu,cpu by device"
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="Slices per batch")
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="Threads of torch; 0: its default")
+    stop_seconds: Seconds = Field(
+        20,
+        description="A job that still runs so long after SIGTERM is given back; "
+        "`sentinode up` ends a worker after 30",
+    )
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Worker processes that `sentinode up` starts"
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="Threads of torch; 0: its default, shared out among several processes"
+    )
     max_voxels: Annotated[int, Field(ge=1)] = Field(
         2_000_000_000,
         description="Most pixels of a series (rows × columns × frames); more is refused unread",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -20,6 +21,7 @@ from core.errors import StoreError
 
 _DIGEST_IN_KEY = 16
 _MOST_KNOWN_FOLDERS = 10_000
+_PIECE = 1 << 20
 
 
 def instance_key(study_uid: str, series_uid: str, sop_uid: str, digest: str) -> str:
@@ -90,20 +92,34 @@ class Store:
         Raises:
             StoreError: the bytes are not safely there.
         """
-        try:
-            if not self._local:
+        self.put_files([(key, source)])
+
+    def put_files(self, items: Iterable[tuple[str, Path]]) -> None:
+        """Store durable files under their keys; the sources stay. Existing bytes are kept.
+
+        Each folder is made durable once for all of them.
+
+        Raises:
+            StoreError: not all of the bytes are safely there; those that are do no harm.
+        """
+        folders: dict[str, None] = {}
+        for key, source in items:
+            path = self._path(key)
+            try:
+                if self._local:
+                    folders[self._put_local(path, source)] = None
+                    continue
                 with _remote(key):
-                    if not self._fs.exists(self._path(key)):
-                        self._fs.put_file(str(source), self._path(key))
-                return
-            target = Path(self._path(key))
-            make_folder_durable(target.parent)
-            if not target.exists():
-                self._link_or_copy(target, source)
-            # also of a file that was there: who made it may have died before its fsync
-            fsync_folder(target.parent)
-        except OSError as error:
-            raise StoreError(f"{key} cannot be stored: {error}") from error
+                    if not self._fs.exists(path):
+                        self._fs.put_file(str(source), path)
+            except OSError as error:
+                raise StoreError(f"{key} cannot be stored: {error}") from error
+        for folder in folders:
+            try:
+                # also of a file that was there: who made it may have died before its fsync
+                fsync_folder(Path(folder))
+            except OSError as error:
+                raise StoreError(f"{folder} cannot be made durable: {error}") from error
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store `data` under `key`, durably.
@@ -141,10 +157,69 @@ class Store:
         with _remote(key), self.open(key) as stream:
             return stream.read()
 
+    @contextmanager
+    def as_file(self, key: str) -> Iterator[Path]:
+        """The bytes under `key` as a file: the store's own, or a copy that goes at the end.
+
+        Memory stays small, whatever its size. Only to be read.
+
+        Raises:
+            StoreError: they are not there or cannot be read.
+        """
+        if self._local:
+            path = Path(self._path(key))
+            if not path.is_file():
+                raise StoreError(f"{key} is not in the store")
+            yield path
+            return
+        with tempfile.NamedTemporaryFile(prefix="sentinode-") as copy:
+            with _remote(key), self.open(key) as stream:
+                shutil.copyfileobj(stream, copy, _PIECE)
+            copy.flush()
+            yield Path(copy.name)
+
     def exists(self, key: str) -> bool:
         """Whether something is stored under `key`."""
         with _remote(key):
             return bool(self._fs.exists(self._path(key)))
+
+    def delete(self, key: str) -> None:
+        """Delete the bytes under `key`, or all under it where it ends with a slash.
+
+        What is not there is no error. Folders that are empty then go as well.
+
+        Raises:
+            StoreError: the bytes may be there still.
+        """
+        if not self._local:
+            with _remote(key):
+                path = self._path(key.rstrip("/"))
+                if self._fs.exists(path):
+                    self._fs.rm(path, recursive=key.endswith("/"))
+            return
+        target = Path(self._path(key))
+        try:
+            if key.endswith("/"):
+                if target.is_dir():
+                    shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{key} cannot be deleted: {error}") from error
+        root = Path(self._root)
+        for folder in target.parents:
+            if len(folder.parts) <= len(root.parts) + 1:
+                break  # `instances` and `results` stay
+            try:
+                folder.rmdir()
+            except OSError:
+                break  # it holds more, or is gone
+            self._known.discard(folder)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds it, for who looks at its disk; None if it is remote."""
+        return Path(self._root) if self._local else None
 
     def probe(self) -> None:
         """Write, read and delete a small object.
@@ -163,23 +238,39 @@ class Store:
         """Where a person finds the bytes: a path, or a URL."""
         return self._path(key) if self._local else str(self._fs.unstrip_protocol(self._path(key)))
 
+    def _put_local(self, path: str, source: Path) -> str:
+        """Link or copy a file to its place; returns the folder, which is yet to be synced."""
+        folder = path.rpartition("/")[0]
+        self._make_folder(Path(folder))
+        try:
+            self._link_or_copy(Path(path), source)
+        except FileNotFoundError:
+            if Path(folder).is_dir():
+                raise
+            # retention removed the empty folder since we last looked
+            self._known.clear()
+            self._make_folder(Path(folder))
+            self._link_or_copy(Path(path), source)
+        return folder
+
     def _make_folder(self, folder: Path) -> None:
         """Make a folder durable, once in the life of this process.
 
         A folder that is there may have been made by a process that died before it synced the
-        parent, so the whole way down is synced when it is met for the first time.
+        parent, so the way up is synced until a folder that this process knows.
         """
         if folder in self._known:
             return
         make_folder_durable(folder)
-        root = Path(self._root)
-        for parent in [folder, *folder.parents]:
-            fsync_folder(parent)
-            if parent == root:
-                break
         if len(self._known) > _MOST_KNOWN_FOLDERS:
             self._known.clear()
-        self._known.add(folder)
+        root = Path(self._root)
+        for parent in [folder, *folder.parents]:
+            known = parent in self._known
+            fsync_folder(parent)
+            self._known.add(parent)
+            if known or parent == root:
+                break
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -192,7 +283,8 @@ class Store:
         except FileExistsError:
             pass
         except OSError:
-            cls._write_local(target, source)
+            if not target.exists():
+                cls._write_local(target, source)
 
     @staticmethod
     def _write_local(target: Path, source: Path | bytes) -> None:

@@ -1,6 +1,8 @@
-"""The only place where the node's parts are wired together."""
+"""Where the node's parts are wired together; the door, which needs no SQL, wires itself."""
 
 from __future__ import annotations
+
+import threading
 
 from core.errors import LedgerError
 from core.ledger import Ledger
@@ -8,14 +10,14 @@ from core.modelspec import find_specs
 from core.queue import make_app, publish, publish_rendition
 from core.settings import Settings
 from core.store import Store
-from node.dispatch import Dispatcher
-from node.intake import Intake
-from node.loop import run, stop_on_signals, until_done
-from node.renditions import RenditionDispatcher
-from node.scp import Door
-from node.sender import Sender
-
-_TEND_SECONDS = 2.0
+from node.deciding.dispatch import Dispatcher
+from node.deciding.renditions import RenditionDispatcher
+from node.filing.intake import Intake
+from node.keeping.disk import DiskWatch
+from node.keeping.retention import Retention
+from node.loop import beside, run, stop_on_signals, until_done
+from node.sending.answers import Answerer
+from node.sending.sender import Sender
 
 
 def ready_ledger(settings: Settings) -> Ledger:
@@ -66,13 +68,16 @@ def make_sender(settings: Settings, ledger: Ledger) -> Sender:
     return Sender(settings, ledger, Store(settings.store_url))
 
 
-def run_scp(settings: Settings) -> None:
-    """Role scp: the door, until SIGTERM."""
-    stop = stop_on_signals()
-    door = Door(settings)
-    while not stop.wait(_TEND_SECONDS):
-        door.tend()
-    door.close()
+def make_answerer(settings: Settings, ledger: Ledger) -> Answerer:
+    """Answers to the storage commitment requests of peers."""
+    return Answerer(settings, ledger, Store(settings.store_url))
+
+
+def make_retention(
+    settings: Settings, ledger: Ledger, stop: threading.Event | None = None
+) -> Retention:
+    """Retention by the settings; it ends early when `stop` is set."""
+    return Retention(settings, ledger, Store(settings.store_url), stop=stop)
 
 
 def run_intake(settings: Settings) -> None:
@@ -80,7 +85,10 @@ def run_intake(settings: Settings) -> None:
     stop = stop_on_signals()
     ledger = until_done(lambda: ready_ledger(settings), stop)
     if ledger is not None:
-        run(make_intake(settings, ledger).step, stop)
+        intake = make_intake(settings, ledger)
+        watch = DiskWatch(settings)
+        run(lambda: watch.step() + intake.step(), stop)
+        intake.close()
 
 
 def run_dispatch(settings: Settings) -> None:
@@ -90,7 +98,10 @@ def run_dispatch(settings: Settings) -> None:
     if ledger is not None:
         jobs = make_dispatcher(settings, ledger)
         renditions = make_rendition_dispatcher(settings, ledger)
-        run(lambda: jobs.step() + renditions.step(), stop)
+        retention = make_retention(settings, ledger, stop)
+        with beside(retention.step, stop, settings.retention.check_seconds):
+            run(lambda: jobs.step() + renditions.step(), stop)
+        jobs.close()
 
 
 def run_send(settings: Settings) -> None:
@@ -99,5 +110,8 @@ def run_send(settings: Settings) -> None:
     ledger = until_done(lambda: ready_ledger(settings), stop)
     if ledger is not None:
         sender = make_sender(settings, ledger)
-        run(sender.step, stop)
+        answerer = make_answerer(settings, ledger)
+        asked = settings.services.commitment
+        run(lambda: sender.step() + (answerer.step() if asked else 0), stop)
         sender.close()
+        answerer.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -57,6 +58,33 @@ def run(step: Callable[[], int], stop: threading.Event, poll_seconds: float = PO
         wait = poll_seconds
         if not busy:
             stop.wait(poll_seconds)
+
+
+@contextmanager
+def beside(step: Callable[[], int], stop: threading.Event, poll_seconds: float) -> Iterator[None]:
+    """Run a second loop in a thread of its own as long as the block runs.
+
+    An error that would end a role ends this one: `stop` is set, and it is raised at the end of
+    the block.
+    """
+    ended: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            run(step, stop, poll_seconds)
+        except BaseException as error:  # noqa: BLE001 - raised again by the role itself
+            ended.append(error)
+            stop.set()
+
+    thread = threading.Thread(target=loop, name="beside")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if ended:
+        raise ended[0]
 
 
 def until_done(attempt: Callable[[], T], stop: threading.Event) -> T | None:

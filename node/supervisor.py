@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -35,6 +35,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(slots=True)
 class _Child:
+    name: str
     role: str
     process: subprocess.Popen[bytes]
     started: float = field(default_factory=time.monotonic)
@@ -45,11 +46,19 @@ class _Child:
 class Supervisor:
     """Starts roles as child processes and keeps them running.
 
-    `command` gives the arguments that run a role; `pid_folder` gets `<role>.pid` files.
+    Args:
+        roles: which ones.
+        command: gives the arguments that run a role.
+        pid_folder: gets `<role>.pid` files; `<role>-2.pid` and so on of further processes.
+        processes: how many processes of a role run; one, unless it is named here.
     """
 
     def __init__(
-        self, roles: Sequence[str], command: Callable[[str], list[str]], pid_folder: Path
+        self,
+        roles: Sequence[str],
+        command: Callable[[str], list[str]],
+        pid_folder: Path,
+        processes: Mapping[str, int] | None = None,
     ) -> None:
         unknown = sorted(set(roles) - set(ROLES))
         if unknown:
@@ -57,6 +66,7 @@ class Supervisor:
                 f"no such role: {', '.join(unknown)}", remedy=f"Roles are: {', '.join(ROLES)}."
             )
         self._roles = [role for role in ROLES if role in roles]
+        self._processes = dict(processes or {})
         self._command = command
         self._pid_folder = pid_folder
         self._children: dict[str, _Child] = {}
@@ -89,7 +99,9 @@ class Supervisor:
                 remedy="End it, or set storage.data to another folder.",
             ) from error
         for role in self._roles:
-            self._children[role] = _Child(role, self._spawn(role))
+            for number in range(1, self._processes.get(role, 1) + 1):
+                name = role if number == 1 else f"{role}-{number}"
+                self._children[name] = _Child(name, role, self._spawn(name, role))
 
     def tend(self) -> None:
         """Start roles again that died."""
@@ -102,12 +114,12 @@ class Supervisor:
                 child.restart_at = now + wait
                 log.error(
                     "role_died",
-                    died=child.role,
+                    died=child.name,
                     exit_status=child.process.returncode,
                     restart_in_seconds=wait,
                 )
             if child.restart_at is not None and now >= child.restart_at:
-                child.process, child.started = self._spawn(child.role), now
+                child.process, child.started = self._spawn(child.name, child.role), now
                 child.restart_at = None
 
     def end(self, grace_seconds: float) -> None:
@@ -115,7 +127,9 @@ class Supervisor:
         deadline = time.monotonic() + grace_seconds
         waves = [[r for r in reversed(self._roles) if r != "broker"], ["broker"]]
         for wave in waves:
-            children = [self._children[role] for role in wave if role in self._children]
+            children = [
+                child for role in wave for child in self._children.values() if child.role == role
+            ]
             for child in children:
                 if child.process.poll() is None:
                     child.process.send_signal(signal.SIGTERM)
@@ -123,30 +137,30 @@ class Supervisor:
                 try:
                     child.process.wait(max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
-                    log.warning("role_killed", killed=child.role, grace_seconds=grace_seconds)
+                    log.warning("role_killed", killed=child.name, grace_seconds=grace_seconds)
                     child.process.kill()
                     child.process.wait()
-                (self._pid_folder / f"{child.role}.pid").unlink(missing_ok=True)
+                (self._pid_folder / f"{child.name}.pid").unlink(missing_ok=True)
         self._children.clear()
         if self._lock is not None:
             self._lock.close()
         log.info("ended")
 
     def alive(self) -> dict[str, int]:
-        """Process ids of the roles that run now."""
+        """Process ids of what runs now, by the names of the pid files."""
         return {
-            child.role: child.process.pid
+            child.name: child.process.pid
             for child in self._children.values()
             if child.process.poll() is None
         }
 
-    def _spawn(self, role: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, name: str, role: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
         # its own session: Ctrl-C at a terminal reaches the supervisor only, which ends the roles
         process = subprocess.Popen(
             self._command(role), env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        (self._pid_folder / f"{role}.pid").write_text(f"{process.pid}\n", encoding="ascii")
+        (self._pid_folder / f"{name}.pid").write_text(f"{process.pid}\n", encoding="ascii")
         return process
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,26 +61,31 @@ def analyse(
     job_id: str,
     check: Callable[[], None],
     clock: Clock,
+    announced: int | None = None,
 ) -> tuple[Analysis, dict[str, Any]]:
     """Read `files` (one series), ask the model of `spec`, and say what it found.
 
-    `check` is called between the steps; it raises when the work is not wanted any more.
+    `check` is called between the steps and between batches; it raises when the work is not
+    wanted any more. `announced` is how many images there should be, where anybody said so.
     Returns the analysis and a summary for people: counts, sizes, device.
 
     Raises:
         NotApplicableError: the images are not what the model is for; the message says why.
         DecodeError: an instance cannot be read.
         ResultError: the instances belong to different patients, studies or series.
-        ModelError: the model cannot be had.
+        ModelError: the model cannot be had, or does not fit into memory (MemoryShortError).
     """
     with clock("read"):
         stacks = build_stacks(read_series(files), spec.input, max_voxels=settings.worker.max_voxels)
         _check_input(spec, stacks)
     check()
-    model = models.get(spec)
+    model = models.get(spec, settings.worker.device)
     ask = _ask_classes if spec.output.kind == "classification" else _ask_lesions
     analysis = ask(stacks, model, settings, job_id, check, clock)
-    return analysis, _summary(analysis, model)
+    if announced is not None and len(files) < announced:
+        remark = f"{len(files)} of {announced} images had come: the series is incomplete."
+        analysis = replace(analysis, announced=announced, remarks=(remark, *analysis.remarks))
+    return analysis, _summary(analysis, model, len(files))
 
 
 def _ask_lesions(
@@ -94,7 +99,8 @@ def _ask_lesions(
     answers = []
     for stack in stacks:
         with clock("infer"):
-            answers.append((stack, _probabilities(stack, model, settings.worker.batch_size)))
+            probabilities = _probabilities(stack, model, settings.worker.batch_size, check)
+        answers.append((stack, probabilities))
         check()
     limits = settings.results
     with clock("measure"):
@@ -122,7 +128,11 @@ def _ask_classes(
         with clock("infer"):
             array, spacing, to_source = _as_seen(stack, model.spec)
             scores, activation = model.classify(
-                array, spacing, batch_size=settings.worker.batch_size, activations=True
+                array,
+                spacing,
+                batch_size=settings.worker.batch_size,
+                activations=True,
+                progress=lambda *_: check(),
             )
         # the axial view may run the other way; scores go with the frames they belong to
         order = to_source(np.broadcast_to(np.arange(len(array))[:, None, None], array.shape))
@@ -139,10 +149,13 @@ def _ask_classes(
         )
 
 
-def _probabilities(stack: ImageStack, model: LoadedModel, batch_size: int) -> Probabilities:
+def _probabilities(
+    stack: ImageStack, model: LoadedModel, batch_size: int, check: Callable[[], None]
+) -> Probabilities:
     """(channels, frames, rows, columns) in the stack's own grid."""
     array, spacing, to_source = _as_seen(stack, model.spec)
-    restored: Probabilities = to_source(model.predict(array, spacing, batch_size=batch_size))
+    answer = model.predict(array, spacing, batch_size=batch_size, progress=lambda *_: check())
+    restored: Probabilities = to_source(answer)
     return restored
 
 
@@ -186,13 +199,15 @@ def _check_spacing(spec: ModelSpec, spacing_mm: tuple[float, float, float]) -> N
         )
 
 
-def _summary(analysis: Analysis, model: LoadedModel) -> dict[str, Any]:
+def _summary(analysis: Analysis, model: LoadedModel, instances: int) -> dict[str, Any]:
     stacks = [part.stack for part in analysis.parts]
     first = stacks[0]
     spacing = first.spacing_mm
     return {
         "images": sum(len(stack.present) for stack in stacks),
         "expected": sum(len(stack.frames) for stack in stacks),
+        "instances": instances,
+        "announced": analysis.announced,
         "shape": list(first.array.shape),
         "spacing_mm": None if spacing is None else [round(value, 4) for value in spacing],
         "device": str(model.device),

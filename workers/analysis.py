@@ -38,6 +38,8 @@ class Analysis:
     """Everything that a job's objects are made from.
 
     Attributes:
+        announced: how many images there should be, where that is known and fewer came; a
+            remark says so as well.
         parts: at least one. `finding.part` is the index here.
         findings: in the order of the report: classifications, then lesions, largest first; or
             one with number 0 that says that what was sought is absent.
@@ -55,6 +57,7 @@ class Analysis:
     left_out: int = 0
     left_out_ml: float = 0.0
     remarks: tuple[str, ...] = ()
+    announced: int | None = None
 
     @property
     def lesions(self) -> tuple[Finding, ...]:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import structlog
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_shutting_down
 
 from core import logs
-from core.queue import make_app
+from core.queue import make_app, worker_name
 from core.settings import Settings
+from workers.board import Board, Watch
+from workers.successor import settle
 from workers.tasks import register
 
 log = structlog.get_logger()
@@ -35,19 +37,33 @@ def run_worker(settings: Settings) -> None:
     """Serve the queues until SIGTERM; a running job is finished first.
 
     One child process computes: should it crash (a broken decoder, no memory), Celery starts
-    another. Torch is loaded in the child only, so that CUDA is never carried over a fork.
+    another, which gives the job of the dead one back. Torch is loaded in the child only, so that
+    CUDA is never carried over a fork.
     """
     app = make_app(settings)
-    register(app, settings)
+    board = Board()
+    register(app, settings, board)
+
+    @worker_shutting_down.connect(weak=False)
+    def _on_stop(**_: object) -> None:
+        board.stop()
 
     @worker_process_init.connect(weak=False)
     def _on_child(**_: object) -> None:
         logs.configure(settings.logs, "worker")
+        left = board.take_over()
+        if left is not None:
+            note, overdue = left
+            # not waited for: Celery ends a child that is not ready within seconds
+            threading.Thread(
+                target=settle, args=(note, settings), kwargs={"overdue": overdue}, daemon=True
+            ).start()
         # torch takes seconds to import; the first job should find it there
         threading.Thread(target=import_module, args=("models.registry",), daemon=True).start()
 
     # Celery warns of pickled messages when run as root; ours are JSON only
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    Watch(board).start()
     queues = queues_of(settings)
     log.info("worker_ready", queues=list(queues))
     app.worker_main(
@@ -57,7 +73,7 @@ def run_worker(settings: Settings) -> None:
             "--pool=prefork",
             "--concurrency=1",
             f"--queues={','.join(queues)}",
-            "--hostname=sentinode-%h-" + str(os.getpid()),
+            f"--hostname={worker_name(os.getpid())}",
             "--without-gossip",
             "--without-mingle",
             "--loglevel=WARNING",

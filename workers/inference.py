@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ class Models:
     def __init__(self, settings: Settings) -> None:
         self._folders: tuple[Path, ...] = settings.models.folders
         self._worker = settings.worker
-        self._loaded: dict[str, LoadedModel] = {}
+        self._loaded: dict[tuple[str, str, str], LoadedModel] = {}
 
     def spec(self, name: str, version: str) -> ModelSpec:
         """The specification of a model that a job names.
@@ -48,8 +50,17 @@ class Models:
             )
         return specs[name]
 
-    def get(self, spec: ModelSpec) -> LoadedModel:
-        """The model, loaded on first use.
+    def forget(self) -> None:
+        """Let go of every model and of the device's memory: it did not do."""
+        self._loaded.clear()
+        gc.collect()
+        if "torch" in sys.modules:
+            import torch  # noqa: PLC0415 - only where it is there already
+
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
+
+    def get(self, spec: ModelSpec, device: str | None = None) -> LoadedModel:
+        """The model, loaded on first use; on `device` rather than worker.device, if given.
 
         Raises:
             WeightsError: its weights are missing, or not those that the specification names.
@@ -57,17 +68,18 @@ class Models:
         """
         from models.registry import load  # noqa: PLC0415 - torch, only when there is a job
 
-        known = self._loaded.get(spec.name)
+        place = device or self._worker.device
+        key = (spec.name, spec.version, place)
+        known = self._loaded.get(key)
         if known is None or known.spec != spec:
             if self._worker.threads:
                 import torch  # noqa: PLC0415
 
                 torch.set_num_threads(self._worker.threads)
-            self._loaded[spec.name] = load(spec, device=self._worker.device)
+            for other in [item for item in self._loaded if item[0] == spec.name]:
+                del self._loaded[other]  # an earlier version, or another device: not kept
+            known = self._loaded[key] = load(spec, device=place)
             log.info(
-                "model_loaded",
-                model=spec.name,
-                version=spec.version,
-                device=str(self._loaded[spec.name].device),
+                "model_loaded", model=spec.name, version=spec.version, device=str(known.device)
             )
-        return self._loaded[spec.name]
+        return known

@@ -1,4 +1,4 @@
-"""One job: claimed, analysed, its objects made and checked, committed.
+"""One job: claimed in its turn, analysed, its objects made and checked, committed.
 
 The objects' bytes go to the store under this attempt's own keys; then one transaction, under
 the lease, writes findings, results and transfers. A worker that lost its lease writes nothing.
@@ -7,127 +7,152 @@ the lease, writes findings, results and transfers. A worker that lost its lease 
 from __future__ import annotations
 
 import hashlib
-import time
+import itertools
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
 
 from core import clock, equipment
-from core.domain import Finding, Instance, Job, Result
+from core.domain import Job, Result
 from core.errors import (
+    JobError,
     LeaseLostError,
-    LedgerError,
     NotApplicableError,
     ResultError,
-    SentinodeError,
 )
-from core.ledger import Ledger, Work
+from core.ledger import Ledger
 from core.lifecycle import JobState
 from core.modelspec import ModelSpec
 from core.settings import Settings
 from core.store import Store, result_key
 from workers.analyse import Clock, analyse
 from workers.analysis import Analysis
+from workers.board import Board
 from workers.inference import Models
 from workers.lease import Lease
 from workers.results.gate import check_objects
 from workers.results.make import Made, make_objects
 from workers.results.provenance import Provenance
+from workers.verdict import MOST_STRAIN, Outcome, Verdicts
 
 log = structlog.get_logger()
 
-_LONGEST_RETRY_SECONDS = 300.0
-_LEDGER_PATIENCE_SECONDS = 600.0
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What an analysis came to, before it is committed.
-
-    Attributes:
-        fault: why the objects may not leave; they are kept all the same.
-    """
-
-    findings: tuple[Finding, ...]
-    results: list[Result] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    fault: ResultError | None = None
+# Every so many jobs a worker takes the one that waits longest, whatever its class.
+_OLDEST_EVERY = 8
 
 
 class Pipeline:
     """Everything that a worker process keeps between jobs."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, store: Store, models: Models) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        store: Store,
+        models: Models,
+        board: Board | None = None,
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._store = store
         self._models = models
+        self._board = board
+        self._lease = timedelta(seconds=settings.jobs.lease_seconds)
+        self._verdicts = Verdicts(settings, ledger)
+        self._turns = itertools.count(1)
 
     def run(self, job_id: str) -> JobState | None:
-        """Claim and analyse a job; returns the state that it was left in, None if not to be had.
+        """Claim and analyse this job; returns the state that it was left in, None if not had.
 
         Raises:
             LedgerError: SQL is away; the job's lease runs out and it is published again.
         """
-        owner = f"worker:{uuid.uuid4().hex}"
-        lease_seconds = self._settings.jobs.lease_seconds
-        now = clock.now()
+        owner, now = _new_owner(), clock.now()
         with self._ledger.write() as work:
-            job = work.jobs.claim(job_id, owner, now + timedelta(seconds=lease_seconds), now)
-            if job is None:
-                log.info("job_not_to_be_had", job=job_id)
-                return None
-            instances = work.jobs.instances_of(job_id)
-        with structlog.contextvars.bound_contextvars(job=job_id, model=job.model):
-            log.info("job_claimed", attempt=job.attempt, instances=len(instances))
-            with Lease(self._ledger, job_id, owner, lease_seconds) as lease:
-                return self._guarded(job, instances, owner, lease)
+            job = work.jobs.claim(job_id, owner, now + self._lease, now)
+        if job is None:
+            log.info("job_not_to_be_had", job=job_id)
+            return None
+        return self._run(job, owner)
 
-    def _guarded(
-        self, job: Job, instances: list[Instance], owner: str, lease: Lease
-    ) -> JobState | None:
+    def run_next(self, queue: str) -> JobState | None:
+        """Claim and analyse the best job of a queue; as `run`.
+
+        Raises:
+            LedgerError: as `run`.
+        """
+        if self._board is not None and self._board.stopping_for() is not None:
+            return None  # the next worker takes it; its message is published again
+        owner, now = _new_owner(), clock.now()
+        oldest = next(self._turns) % _OLDEST_EVERY == 0
+        with self._ledger.write() as work:
+            job = work.jobs.claim_next(queue, owner, now + self._lease, now, oldest=oldest)
+        if job is None:
+            log.debug("no_job_waits", queue=queue)
+            return None
+        return self._run(job, owner)
+
+    def _run(self, job: Job, owner: str) -> JobState | None:
+        with structlog.contextvars.bound_contextvars(job=job.id, model=job.model):
+            log.info("job_claimed", attempt=job.attempt, priority=job.priority)
+            with Lease(
+                self._ledger,
+                job.id,
+                owner,
+                self._lease.total_seconds(),
+                board=self._board,
+                stop_seconds=self._settings.worker.stop_seconds,
+            ) as lease:
+                return self._guarded(job, owner, lease)
+
+    def _guarded(self, job: Job, owner: str, lease: Lease) -> JobState | None:
         """Analyse, and put every way in which it can end into the ledger."""
         try:
-            outcome = self._analyse(job, instances, owner, lease)
-            if outcome.fault is not None:
-                log.warning("objects_kept_back", reason=str(outcome.fault))
-            state = JobState.DONE if outcome.fault is None else JobState.FAILED
-            return self._finish(job, owner, state, outcome=outcome, error=outcome.fault)
+            try:
+                outcome = self._analyse(job, owner, lease)
+            except LeaseLostError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it was, the job says so
+                return self._verdicts.trouble(job, owner, error)
+            return self._verdicts.done(job, owner, outcome)
         except LeaseLostError as error:
             log.warning("job_lost", reason=str(error))
             return None
-        except NotApplicableError as error:
-            return self._finish(job, owner, JobState.NOT_APPLICABLE, error=error)
-        except SentinodeError as error:
-            if error.retry:
-                return self._try_again(job, owner, error)
-            log.warning("job_failed", reason=str(error), remedy=error.remedy)
-            return self._finish(job, owner, JobState.FAILED, error=error)
-        except Exception as error:
-            log.exception("job_trouble")
-            return self._try_again(job, owner, error)
 
-    def _analyse(self, job: Job, instances: list[Instance], owner: str, lease: Lease) -> _Outcome:
+    def _analyse(self, job: Job, owner: str, lease: Lease) -> Outcome:
         spec = self._models.spec(job.model, job.model_version)
+        lease.limit(spec.limits.seconds or self._settings.jobs.time_limit_seconds)
         if len(job.series_instance_uids) != 1:
             raise NotApplicableError(f"{spec.name} reads one series at a time")
+        made_with = self._made_with(spec)
         with self._ledger.read() as work:
+            same = work.jobs.same_done(job.id, made_with)
+            instances = work.jobs.instances_of(job.id)
+            gone = work.jobs.gone(job.id)
             revision, earlier = work.jobs.earlier(job.id)
             void = work.jobs.void(job.id)
+        if same is not None:
+            return Outcome((), same_as=same)
+        if gone:
+            raise JobError(
+                f"{gone} of its images were removed from the store ([retention])",
+                remedy="Send the study again.",
+            )
         timed = Clock()
+        if job.strain:
+            self._models.forget()
         analysis, summary = analyse(
             [self._store.get(item.store_key) for item in instances],
             spec,
             self._models,
-            self._settings,
+            self._settings_under(job.strain),
             job_id=job.id,
             check=lease.check,
             clock=timed,
+            announced=job.expected,
         )
         lease.check()
         provenance = replace(
@@ -141,8 +166,27 @@ class Pipeline:
         with timed("keep"):
             results = [self._keep(job, owner, item) for item in made]
         seconds = {name: round(value, 3) for name, value in timed.seconds.items()}
-        summary |= {"revision": revision, "seconds": seconds}
-        return _Outcome(analysis.findings, results, summary, fault)
+        summary |= {
+            "revision": revision,
+            "seconds": seconds,
+            "strain": job.strain,
+            "made_with": made_with,
+        }
+        return Outcome(analysis.findings, results, summary, fault)
+
+    def _made_with(self, spec: ModelSpec) -> str:
+        """What decides about the objects beside the input: two jobs may share them if it agrees."""
+        settings = self._settings.results.model_dump_json()
+        text = "\n".join((equipment.SOFTWARE_VERSION, spec.weights.sha256, settings))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _settings_under(self, strain: int) -> Settings:
+        """The settings for a job that ran out of memory so often."""
+        if not strain:
+            return self._settings
+        less = {"batch_size": 1} | ({"device": "cpu"} if strain >= MOST_STRAIN else {})
+        worker = self._settings.worker.model_copy(update=less)
+        return self._settings.model_copy(update={"worker": worker})
 
     def _provenance(self, job: Job, spec: ModelSpec) -> Provenance:
         zone = self._settings.results.timezone
@@ -182,81 +226,6 @@ class Pipeline:
             series_instance_uid=str(dataset.SeriesInstanceUID) if dataset is not None else "",
         )
 
-    def _finish(
-        self,
-        job: Job,
-        owner: str,
-        state: JobState,
-        *,
-        outcome: _Outcome | None = None,
-        error: SentinodeError | None = None,
-    ) -> JobState:
-        made = outcome or _Outcome(())
 
-        def finish(work: Work) -> None:
-            work.jobs.finish(
-                job.id,
-                owner,
-                state,
-                clock.now(),
-                reason=str(error) if error else "",
-                remedy=error.remedy if error else "",
-                findings=made.findings,
-                results=made.results,
-                summary=made.summary,
-            )
-
-        self._write_patiently(finish)
-        log.info(
-            "job_ended",
-            state=str(state),
-            findings=sum(item.present for item in made.findings),
-            reason=str(error) if error else "",
-        )
-        return state
-
-    def _try_again(self, job: Job, owner: str, error: Exception) -> JobState | None:
-        """Give the job back for a later attempt, or fail it after the last one."""
-        limits = self._settings.jobs
-        what = str(error) or type(error).__name__
-        known = isinstance(error, SentinodeError)
-        reason = what if known else f"{type(error).__name__}: {what}"
-        try:
-            # a server that is away comes back; a trouble that nobody knows may stay
-            if not known and job.attempt >= limits.max_attempts:
-                ended = SentinodeError(reason, remedy="See the worker's log.")
-                return self._finish(job, owner, JobState.FAILED, error=ended)
-            doublings = min(job.attempt - 1, 16)
-            wait = min(limits.retry_seconds * 2**doublings, _LONGEST_RETRY_SECONDS)
-
-            def give_back(work: Work) -> None:
-                now = clock.now()
-                work.jobs.give_back(job.id, owner, reason, now + timedelta(seconds=wait), now)
-
-            self._write_patiently(give_back)
-        except LeaseLostError as lost:
-            log.warning("job_lost", reason=str(lost))
-            return None
-        log.warning("job_given_back", reason=reason, again_in_seconds=wait)
-        return JobState.WAITING
-
-    def _write_patiently(self, write: Callable[[Work], None]) -> None:
-        """Write to the ledger, waiting while it is away: the work is done and should count.
-
-        Raises:
-            LedgerError: it stayed away too long.
-            LeaseLostError: another worker has done the job meanwhile.
-        """
-        wait, waited = 1.0, 0.0
-        while True:
-            try:
-                with self._ledger.write() as work:
-                    write(work)
-            except LedgerError as error:
-                if not error.retry or waited >= _LEDGER_PATIENCE_SECONDS:
-                    raise
-                log.warning("waiting", error=str(error), remedy=error.remedy)
-                time.sleep(wait)
-                waited, wait = waited + wait, min(wait * 2, 30.0)
-            else:
-                return
+def _new_owner() -> str:
+    return f"worker:{uuid.uuid4().hex}"

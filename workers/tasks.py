@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import structlog
 from celery import Celery
@@ -12,6 +13,7 @@ from core.ledger import Ledger
 from core.queue import TASK_ANALYSE, TASK_RENDER
 from core.settings import Settings
 from core.store import Store
+from workers.board import Board
 from workers.inference import Models
 from workers.pipeline import Pipeline
 from workers.render import Renderer
@@ -19,23 +21,27 @@ from workers.render import Renderer
 log = structlog.get_logger()
 
 
-def register(app: Celery, settings: Settings) -> None:
-    """Give `app` the tasks of this installation."""
+def register(app: Celery, settings: Settings, board: Board | None = None) -> None:
+    """Give `app` the tasks of this installation; `board` is shared with the worker's parent."""
 
     @cache  # one per process, made after the fork: connections and models are not shared
     def pipeline() -> Pipeline:
-        return Pipeline(
-            settings, Ledger(settings.ledger_url), Store(settings.store_url), Models(settings)
-        )
+        ledger, store = Ledger(settings.ledger_url), Store(settings.store_url)
+        return Pipeline(settings, ledger, store, Models(settings), board)
 
     @cache
     def renderer() -> Renderer:
         return Renderer(settings, Ledger(settings.ledger_url), Store(settings.store_url))
 
-    @app.task(name=TASK_ANALYSE)
-    def analyse(job_id: str) -> None:
+    @app.task(name=TASK_ANALYSE, bind=True)
+    def analyse(task: Any, job_id: str) -> None:
+        # the message wakes up; which job is the best is asked when there is a hand free for it
+        queue = (task.request.delivery_info or {}).get("routing_key")
         try:
-            pipeline().run(job_id)
+            if queue:
+                pipeline().run_next(queue)
+            else:
+                pipeline().run(job_id)
         except SentinodeError as error:
             # nothing is lost: the job's lease runs out, or it was never claimed, and the
             # dispatcher publishes it again

@@ -26,9 +26,6 @@ from core.lifecycle import RENDITION_MOVES, RenditionState, TransferState
 from core.schema import JobRow, RenditionRow, ResultRow, StudyRow, TransferRow
 from core.sopclasses import name_of
 
-# A rendition that was begun so often is given up: it takes its worker down, or cannot be made.
-MAX_ATTEMPTS = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Instead:
@@ -66,6 +63,7 @@ class Renditions:
         """Note that a destination takes no object of a transfer's class, and find another one.
 
         Args:
+            transfer: of a result; nothing is made in place of an original.
             how: what the destination said.
             since: what it refused before this time does not count any more.
             status: of its answer to C-STORE, if it came to that.
@@ -87,8 +85,8 @@ class Renditions:
             tried=tried,
         )
         if tried:
-            self._refusals.learn(transfer.destination, transfer.result.sop_class_uid, how, now)
-        if not mine:
+            self._refusals.learn(transfer.destination, transfer.sop_class_uid, how, now)
+        if not mine or transfer.result is None:
             return None
         first = transfer.result.alternative_to or transfer.result.id
         return self._instead(
@@ -106,8 +104,8 @@ class Renditions:
         known = self._refusals.known(destination, since)
         found = {}
         for transfer in transfers:
-            refused = known.get(transfer.result.sop_class_uid)
-            if refused is None:
+            refused = known.get(transfer.sop_class_uid)
+            if refused is None or transfer.result is None:
                 continue
             first = transfer.result.alternative_to or transfer.result.id
             own_class = self._session.get_one(ResultRow, first).sop_class_uid
@@ -151,11 +149,12 @@ class Renditions:
             row.next_try_at = next_try_at
 
     def expire(
-        self, now: datetime, since: datetime, *, blame: bool = True
+        self, now: datetime, since: datetime, *, most_deaths: int, blame: bool = True
     ) -> list[tuple[int, RenditionState]]:
-        """Give what a silent worker had back, or fail it after `MAX_ATTEMPTS`.
+        """Give what a silent worker had back, or fail it when `most_deaths` fell silent over it.
 
-        Without `blame` the attempt is not counted, as in `Jobs.expire`.
+        Other troubles are not counted here: they may pass. Without `blame` the death is not
+        counted either, as in `Jobs.expire`.
         """
         ids = self._session.scalars(select(RenditionRow.id).where(_expired(now))).all()
         moved = []
@@ -166,9 +165,10 @@ class Renditions:
                 continue
             if row.lease_until >= now:
                 continue
+            row.deaths += blame
             row.attempts -= not blame
-            if row.attempts >= MAX_ATTEMPTS:
-                self._fail(row, f"its worker fell silent {row.attempts} times", since, now)
+            if row.deaths >= most_deaths:
+                self._fail(row, f"its worker fell silent {row.deaths} times", since, now)
             else:
                 _move(row, RenditionState.WAITING)
                 row.next_try_at, row.reason = None, "its worker fell silent; given back"
@@ -320,6 +320,7 @@ class Renditions:
             queue=self._session.get_one(JobRow, result.job_id).queue,
             state=RenditionState.WAITING,
             attempts=0,
+            deaths=0,
             published=0,
             created_at=now,
             reason="",
@@ -366,6 +367,9 @@ class Renditions:
                 state=TransferState.PAUSED if study.conflict else TransferState.DUE,
                 attempts=0,
                 refusals=0,
+                proof="",
+                proof_tries=0,
+                route="",
                 created_at=now,
                 message=HELD_REASON if study.conflict else "",
                 class_refused=False,

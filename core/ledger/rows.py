@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -39,6 +40,9 @@ from core.schema import (
     TransferRow,
 )
 
+# Times the columns of a row it stays below the variables that SQLite takes in a statement.
+_ROWS_AT_ONCE = 500
+
 
 def insert_unless_there(session: Session, table: type[Base], **values: Any) -> bool:
     """Insert a row; False when a row with one of its unique keys is there already.
@@ -52,6 +56,22 @@ def insert_unless_there(session: Session, table: type[Base], **values: Any) -> b
         statement = sqlite.insert(target).values(**values).on_conflict_do_nothing()
     inserted = session.execute(statement.returning(*target.primary_key))
     return inserted.first() is not None
+
+
+def insert_many_unless_there(
+    session: Session, table: type[Base], rows: Sequence[dict[str, Any]]
+) -> int:
+    """Insert rows that all name the same columns; how many were not there already."""
+    target: Any = table.__table__
+    insert: Any = (
+        postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    )
+    made = 0
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = list(rows[start : start + _ROWS_AT_ONCE])
+        statement = insert(target).values(part).on_conflict_do_nothing()
+        made += len(session.execute(statement.returning(*target.primary_key)).all())
+    return made
 
 
 def series_value(row: SeriesRow, instances: int) -> Series:
@@ -68,6 +88,9 @@ def series_value(row: SeriesRow, instances: int) -> Series:
         attributes=row.attributes,
         decision=row.decision,
         decided_at=row.decided_at,
+        decided_by=row.decided_by,
+        expected=row.expected,
+        incomplete=row.incomplete,
     )
 
 
@@ -112,6 +135,13 @@ def job_value(row: JobRow, series: tuple[str, ...] = ()) -> Job:
         reason=row.reason,
         remedy=row.remedy,
         summary=row.summary,
+        deaths=row.deaths,
+        priority=row.priority,
+        size=row.size,
+        sender=row.sender,
+        expected=row.expected,
+        strain=row.strain,
+        same_as=row.same_as,
     )
 
 
@@ -165,11 +195,14 @@ def rendition_value(row: RenditionRow, result: ResultRow, job: JobRow) -> Rendit
     )
 
 
-def transfer_value(row: TransferRow, result: ResultRow) -> Transfer:
-    """A transfer row and its result as a value."""
+def transfer_value(
+    row: TransferRow, result: ResultRow | None, instance: InstanceRow | None = None
+) -> Transfer:
+    """A transfer row and what it sends as a value."""
     return Transfer(
         id=row.id,
-        result=result_value(result),
+        result=result_value(result) if result else None,
+        instance=instance_value(instance) if instance else None,
         job_id=row.job_id or "",
         study_instance_uid=row.study_instance_uid,
         destination=row.destination,
@@ -180,8 +213,12 @@ def transfer_value(row: TransferRow, result: ResultRow) -> Transfer:
         status=row.status,
         message=row.message,
         sent_at=row.sent_at,
+        refusals=row.refusals,
         class_refused=row.class_refused,
         rendition_id=row.rendition_id,
+        proof=row.proof,
+        proof_tries=row.proof_tries,
+        proved_at=row.proved_at,
     )
 
 

@@ -1,48 +1,26 @@
-"""Facts about series for `node.completeness`, and the decision that one is whole."""
+"""Series: one with its instances, and the decision that it is whole."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from core.domain import Instance, RouteDecision, Series
 from core.errors import NotFoundError
+from core.ledger.facts import MOST_AT_ONCE, Facts, SeriesFacts, counts_of
 from core.ledger.rows import instance_value, series_value
-from core.lifecycle import SeriesState
+from core.lifecycle import EvidenceSource, SeriesState
 from core.schema import (
     AssociationRow,
     InstanceRow,
     RouteDecisionRow,
-    SeriesAssociationRow,
     SeriesRow,
     StudyRow,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class SeriesFacts:
-    """All that is known about whether a series is whole.
-
-    Attributes:
-        revision: of the series when the facts were read.
-        last_filed_at: when intake filed the last image; later than received after an outage.
-        open_associations: how many that sent images of it are still open.
-        last_end: how the last of them ended, or None while all are open.
-        last_ended_at: when.
-    """
-
-    series_instance_uid: str
-    revision: int
-    instances: int
-    last_received_at: datetime
-    last_filed_at: datetime
-    open_associations: int
-    last_ended_at: datetime | None
-    last_end: str | None
+__all__ = ["SeriesFacts", "SeriesQueries"]
 
 
 class SeriesQueries:
@@ -51,30 +29,11 @@ class SeriesQueries:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def receiving(self, limit: int = 1000) -> list[SeriesFacts]:
+    def receiving(
+        self, limit: int = MOST_AT_ONCE, heard_since: datetime | None = None
+    ) -> list[SeriesFacts]:
         """The facts of every series that is not yet whole, the quietest first."""
-        session = self._session
-        rows = session.scalars(
-            select(SeriesRow)
-            .where(SeriesRow.state == SeriesState.RECEIVING)
-            .order_by(SeriesRow.last_received_at)
-            .limit(limit)
-        ).all()
-        uids = [row.series_instance_uid for row in rows]
-        associations: dict[str, list[AssociationRow]] = {uid: [] for uid in uids}
-        for uid, association in session.execute(
-            select(SeriesAssociationRow.series_instance_uid, AssociationRow)
-            .join(AssociationRow, AssociationRow.id == SeriesAssociationRow.association_id)
-            .where(SeriesAssociationRow.series_instance_uid.in_(uids))
-        ):
-            associations[uid].append(association)
-        counts = self._counts(uids)
-        return [
-            _facts(
-                row, counts.get(row.series_instance_uid, 0), associations[row.series_instance_uid]
-            )
-            for row in rows
-        ]
+        return Facts(self._session).receiving(limit, heard_since)
 
     def get(self, series_instance_uid: str) -> Series:
         """One series.
@@ -85,7 +44,9 @@ class SeriesQueries:
         row = self._session.get(SeriesRow, series_instance_uid)
         if row is None:
             raise NotFoundError(f"no series {series_instance_uid}")
-        return series_value(row, self._counts([series_instance_uid]).get(series_instance_uid, 0))
+        return series_value(
+            row, counts_of(self._session, [series_instance_uid]).get(series_instance_uid, 0)
+        )
 
     def instances(self, series_instance_uid: str) -> list[Instance]:
         """The current versions of its instances."""
@@ -100,9 +61,25 @@ class SeriesQueries:
         return [instance_value(row) for row in rows]
 
     def mark_whole(
-        self, series_instance_uid: str, revision: int, reason: str, now: datetime
+        self,
+        series_instance_uid: str,
+        revision: int,
+        reason: str,
+        now: datetime,
+        *,
+        source: EvidenceSource = EvidenceSource.QUIET,
+        expected: int | None = None,
+        incomplete: bool = False,
     ) -> bool:
-        """Decide that a series is whole, unless an image came or another node was first."""
+        """Decide that a series is whole, unless an image came or another node was first.
+
+        Args:
+            revision: of the series when its facts were read.
+            reason: why, for a person.
+            source: which kind of evidence decided.
+            expected: how many images there should be, where anybody said so.
+            incomplete: more was announced than came.
+        """
         # the study first, as intake does: two orders would be a deadlock
         study = select(SeriesRow.study_instance_uid).where(
             SeriesRow.series_instance_uid == series_instance_uid
@@ -112,19 +89,24 @@ class SeriesQueries:
             .where(StudyRow.study_instance_uid == study.scalar_subquery())
             .with_for_update(key_share=True)
         )
-        result = cast(
-            "CursorResult[Any]",
-            self._session.execute(
-                update(SeriesRow)
-                .where(
-                    SeriesRow.series_instance_uid == series_instance_uid,
-                    SeriesRow.revision == revision,
-                    SeriesRow.state == SeriesState.RECEIVING,
-                )
-                .values(state=SeriesState.WHOLE, decision=reason, decided_at=now)
-            ),
+        marked = self._session.execute(
+            update(SeriesRow)
+            .where(
+                SeriesRow.series_instance_uid == series_instance_uid,
+                SeriesRow.revision == revision,
+                SeriesRow.state == SeriesState.RECEIVING,
+            )
+            .values(
+                state=SeriesState.WHOLE,
+                decision=reason,
+                decided_at=now,
+                decided_by=source,
+                expected=expected,
+                incomplete=incomplete,
+            )
+            .returning(SeriesRow.series_instance_uid)
         )
-        return result.rowcount == 1
+        return marked.first() is not None
 
     def explain(
         self, series_instance_uid: str, revision: int, decisions: list[RouteDecision]
@@ -147,25 +129,14 @@ class SeriesQueries:
                 )
             )
 
-    def _counts(self, uids: list[str]) -> dict[str, int]:
+    def senders(self, series_instance_uid: str) -> dict[int, str]:
+        """Calling AE title of who sent each current instance of a series, by instance id."""
         rows = self._session.execute(
-            select(InstanceRow.series_instance_uid, func.count())
-            .where(InstanceRow.series_instance_uid.in_(uids), InstanceRow.current.is_(True))
-            .group_by(InstanceRow.series_instance_uid)
+            select(InstanceRow.id, AssociationRow.calling_ae)
+            .join(AssociationRow, AssociationRow.id == InstanceRow.association_id)
+            .where(
+                InstanceRow.series_instance_uid == series_instance_uid,
+                InstanceRow.current.is_(True),
+            )
         )
-        return dict(rows.all())
-
-
-def _facts(row: SeriesRow, instances: int, associations: list[AssociationRow]) -> SeriesFacts:
-    ended = [item for item in associations if item.ended_at is not None]
-    last = max(ended, key=lambda item: cast("datetime", item.ended_at), default=None)
-    return SeriesFacts(
-        series_instance_uid=row.series_instance_uid,
-        revision=row.revision,
-        instances=instances,
-        last_received_at=row.last_received_at,
-        last_filed_at=row.last_filed_at,
-        open_associations=len(associations) - len(ended),
-        last_ended_at=last.ended_at if last else None,
-        last_end=last.end if last else None,
-    )
+        return {key: value for key, value in rows}  # noqa: C416

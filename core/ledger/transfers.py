@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from core.domain import Transfer
-from core.errors import IllegalMoveError
+from core.domain import Instance, Transfer
+from core.errors import IllegalMoveError, NotFoundError
+from core.ledger.circuits import resting
 from core.ledger.jobs import HELD_REASON, HELD_REMEDY
-from core.ledger.rows import insert_unless_there, transfer_value
+from core.ledger.rows import insert_many_unless_there, transfer_value
 from core.ledger.turns import in_order, ready
 from core.lifecycle import TRANSFER_MOVES, RenditionState, TransferState
 from core.schema import (
-    DestinationRow,
+    InstanceRow,
     JobRow,
     RefusedClassRow,
     RenditionRow,
     ResultRow,
+    SeriesRow,
     StudyRow,
     TransferAttemptRow,
     TransferRow,
 )
+
+Rows = Select[TransferRow, ResultRow | None, InstanceRow | None]
+
+
+def with_objects() -> Rows:
+    """SELECT transfers with what each sends: a result or an instance."""
+    rows = (
+        select(TransferRow, ResultRow, InstanceRow)
+        .outerjoin(ResultRow, ResultRow.id == TransferRow.result_id)
+        .outerjoin(InstanceRow, InstanceRow.id == TransferRow.instance_id)
+    )
+    return cast("Rows", rows)  # an outer join may give None, which SQLAlchemy's types do not say
 
 
 class Transfers:
@@ -31,47 +47,125 @@ class Transfers:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def destinations_due(self, now: datetime) -> list[str]:
-        """Destinations with something due that are not waiting out a failure; only reads."""
-        names = self._session.scalars(
-            select(TransferRow.destination)
-            .join(ResultRow, ResultRow.id == TransferRow.result_id)
-            .where(ready(now))
-            .distinct()
-        ).all()
-        waiting = set(
-            self._session.scalars(
-                select(DestinationRow.name).where(DestinationRow.next_try_at > now)
+    def forward(
+        self,
+        route: str,
+        study_instance_uid: str,
+        instances: Sequence[Instance],
+        destinations: Sequence[str],
+        now: datetime,
+    ) -> int:
+        """Make originals due at destinations; once for each version of an instance.
+
+        In a study with an identity conflict they begin paused, as its results do.
+
+        Returns:
+            How many transfers are new.
+        """
+        study = self._session.scalars(
+            select(StudyRow)
+            .where(StudyRow.study_instance_uid == study_instance_uid)
+            .with_for_update(key_share=True)
+            .execution_options(populate_existing=True)
+        ).one()
+        kept = self._session.scalars(
+            select(InstanceRow.id)
+            .join(SeriesRow, SeriesRow.series_instance_uid == InstanceRow.series_instance_uid)
+            .where(
+                SeriesRow.study_instance_uid == study_instance_uid, InstanceRow.gone_at.is_(None)
             )
         )
-        return sorted(set(names) - waiting)
+        there = set(kept)  # retention may have removed the others
+        rows = [
+            {
+                "instance_id": instance.id,
+                "route": route,
+                "study_instance_uid": study_instance_uid,
+                "destination": destination,
+                "state": TransferState.PAUSED if study.conflict else TransferState.DUE,
+                "attempts": 0,
+                "refusals": 0,
+                "created_at": now,
+                "message": HELD_REASON if study.conflict else "",
+                "class_refused": False,
+                "proof": "",
+                "proof_tries": 0,
+            }
+            for destination in destinations
+            for instance in instances
+            if instance.id in there
+        ]
+        return insert_many_unless_there(self._session, TransferRow, rows)
+
+    def destinations_due(self, now: datetime) -> list[str]:
+        """Destinations with something due that nothing keeps from being served; only reads."""
+        names = self._session.scalars(
+            select(TransferRow.destination)
+            .where(
+                TransferRow.state.in_((TransferState.DUE, TransferState.SENDING)),
+                TransferRow.destination.not_in(resting(now)),
+            )
+            .distinct()
+        ).all()
+        return sorted(name for name in names if self._first_ready(name, now) is not None)
+
+    def _first_ready(self, destination: str, now: datetime) -> int | None:
+        return self._session.scalar(
+            select(TransferRow.id)
+            .outerjoin(ResultRow, ResultRow.id == TransferRow.result_id)
+            .where(TransferRow.destination == destination, ready(now))
+            .limit(1)
+        )
 
     def claim(
-        self, destination: str, owner: str, until: datetime, now: datetime, limit: int = 100
+        self,
+        destination: str,
+        owner: str,
+        until: datetime,
+        now: datetime,
+        limit: int = 100,
+        *,
+        most_bytes: int | None = None,
     ) -> list[Transfer]:
-        """Take what is due for a destination under a lease, in the order of `turns.in_order`."""
+        """Take what is due for a destination under a lease, in the order of `turns.in_order`.
+
+        At most `limit` objects, and no more than fit `most_bytes`; but always the first.
+        """
         rows = self._session.execute(
-            select(TransferRow, ResultRow)
-            .join(ResultRow, ResultRow.id == TransferRow.result_id)
+            with_objects()
             .where(TransferRow.destination == destination, ready(now))
             .order_by(*in_order())
             .limit(limit)
             .with_for_update(skip_locked=True, of=TransferRow)
         ).all()
-        claimed = []
-        for row, result in rows:
+        claimed: list[Transfer] = []
+        size = 0
+        for row, result, instance in rows:
+            before = transfer_value(row, result, instance)
+            size += before.size
+            if claimed and most_bytes is not None and size > most_bytes:
+                break
             row.state = TransferState.SENDING
             row.lease_owner, row.lease_until = owner, until
-            claimed.append(transfer_value(row, result))
+            claimed.append(transfer_value(row, result, instance))
         return claimed
 
-    def renew(self, transfer_id: int, owner: str, until: datetime) -> bool:
-        """Renew a lease; False when it is lost (held, or taken over by another sender)."""
-        row = self._locked(transfer_id)
-        if row.state != TransferState.SENDING or row.lease_owner != owner:
-            return False
-        row.lease_until = until
-        return True
+    def renew_all(self, ids: Collection[int], owner: str, until: datetime) -> None:
+        """Renew the leases of those that are still the owner's."""
+        self._session.execute(
+            update(TransferRow)
+            .where(
+                TransferRow.id.in_(ids),
+                TransferRow.state == TransferState.SENDING,
+                TransferRow.lease_owner == owner,
+            )
+            .values(lease_until=until)
+        )
+
+    def is_held_by(self, transfer_id: int, owner: str) -> bool:
+        """Whether a claimed transfer is still the owner's: not held, not taken over."""
+        row = self._session.get_one(TransferRow, transfer_id, populate_existing=True)
+        return row.state == TransferState.SENDING and row.lease_owner == owner
 
     def record(
         self,
@@ -83,6 +177,7 @@ class Transfers:
         status: int | None,
         message: str,
         next_try_at: datetime | None = None,
+        proof: str = "",
         refusal: bool = False,
         class_refused: bool = False,
         tried: bool = True,
@@ -90,7 +185,8 @@ class Transfers:
         """Write down one attempt; False when the transfer is no longer the caller's.
 
         The attempt is kept in any case: the destination may have the object. Not `tried` is
-        what was known to be refused before.
+        what was known to be refused before. Of one that is sent, `proof` says how that is known;
+        where it is empty, `next_try_at` says when it is to be looked for.
         """
         row = self._locked(transfer_id)
         if tried:
@@ -107,6 +203,8 @@ class Transfers:
         row.class_refused = class_refused
         if state == TransferState.SENT:
             row.sent_at = now
+            row.proof, row.proved_at = proof, now if proof else None
+            row.commitment_id = None
         return True
 
     def let_go(self, transfer_id: int, owner: str, message: str) -> None:
@@ -115,10 +213,6 @@ class Transfers:
         if row.state == TransferState.SENDING and row.lease_owner == owner:
             row.state, row.message = TransferState.DUE, message
             row.lease_owner = row.lease_until = None
-
-    def refusals(self, transfer_id: int) -> int:
-        """How often the destination answered this object with an error status."""
-        return self._locked(transfer_id).refusals
 
     def send_again(self, job_id: str) -> int:
         """Make the refused and failed transfers of a job due; returns how many.
@@ -140,18 +234,50 @@ class Transfers:
         ).one_or_none()
         if study is not None and study.conflict:
             raise IllegalMoveError(f"job {job_id} is held: {HELD_REASON}", remedy=HELD_REMEDY)
-        rows = self._session.execute(
-            select(TransferRow, ResultRow)
-            .join(ResultRow, ResultRow.id == TransferRow.result_id)
-            .where(
-                TransferRow.job_id == job_id,
-                TransferRow.state.in_((TransferState.REFUSED, TransferState.FAILED)),
+        count = self._offer_again(TransferRow.job_id == job_id)
+        self._session.execute(
+            update(RenditionRow)
+            .where(RenditionRow.job_id == job_id, RenditionRow.state == RenditionState.FAILED)
+            .values(state=RenditionState.WAITING, next_try_at=None, attempts=0, deaths=0, reason="")
+        )
+        return count
+
+    def send_study_again(self, study_instance_uid: str, destination: str = "") -> int:
+        """Make refused and failed transfers of a study due, its originals too; how many.
+
+        Raises:
+            NotFoundError: there is no such study.
+            IllegalMoveError: the study is held by an identity conflict.
+        """
+        study = self._session.scalars(
+            select(StudyRow)
+            .where(StudyRow.study_instance_uid == study_instance_uid)
+            .with_for_update(key_share=True)
+            .execution_options(populate_existing=True)
+        ).one_or_none()
+        if study is None:
+            raise NotFoundError(f"no study {study_instance_uid}")
+        if study.conflict:
+            raise IllegalMoveError(
+                f"study {study_instance_uid} is held: {HELD_REASON}", remedy=HELD_REMEDY
             )
+        which = TransferRow.study_instance_uid == study_instance_uid
+        if destination:
+            which &= TransferRow.destination == destination
+        return self._offer_again(which)
+
+    def _offer_again(self, which: ColumnElement[bool]) -> int:
+        rows = self._session.execute(
+            with_objects()
+            .where(which, TransferRow.state.in_((TransferState.REFUSED, TransferState.FAILED)))
             .with_for_update(of=TransferRow)
         ).all()
         count = 0
-        for row, result in rows:
-            if row.class_refused:
+        for row, result, instance in rows:
+            sent = result or instance
+            if sent is not None and sent.gone_at is not None:
+                continue  # something else took its place there, and it was removed
+            if row.class_refused and result is not None:
                 self._session.execute(
                     delete(RefusedClassRow).where(
                         RefusedClassRow.destination == row.destination,
@@ -162,41 +288,13 @@ class Transfers:
                     continue
             self.make_due(row)
             count += 1
-        self._session.execute(
-            update(RenditionRow)
-            .where(RenditionRow.job_id == job_id, RenditionRow.state == RenditionState.FAILED)
-            .values(state=RenditionState.WAITING, next_try_at=None, attempts=0, reason="")
-        )
         return count
 
     @staticmethod
     def make_due(row: TransferRow) -> None:
         """Let a refused or failed transfer be tried again from the beginning."""
         row.state, row.next_try_at, row.refusals = TransferState.DUE, None, 0
-        row.class_refused = False
-
-    def failures(self, destination: str) -> int:
-        """How often in a row a destination failed."""
-        row = self._session.get(DestinationRow, destination)
-        return row.failures if row else 0
-
-    def destination_failed(self, name: str, error: str, next_try_at: datetime) -> None:
-        """The destination as a whole is in trouble: wait until `next_try_at`."""
-        row = self._destination(name)
-        row.failures += 1
-        row.next_try_at, row.last_error = next_try_at, error
-
-    def destination_well(self, name: str, now: datetime) -> None:
-        """The destination took something."""
-        row = self._destination(name)
-        row.failures, row.next_try_at, row.last_error = 0, None, ""
-        row.last_success_at = now
-
-    def _destination(self, name: str) -> DestinationRow:
-        insert_unless_there(self._session, DestinationRow, name=name, failures=0, last_error="")
-        return self._session.scalars(
-            select(DestinationRow).where(DestinationRow.name == name).with_for_update()
-        ).one()
+        row.class_refused, row.proof_tries = False, 0
 
     def _locked(self, transfer_id: int) -> TransferRow:
         return self._session.scalars(

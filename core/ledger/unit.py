@@ -23,14 +23,23 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from core.errors import LedgerError, LedgerValueError
+from core.ledger.circuits import Circuits
+from core.ledger.commit_requests import CommitRequests
+from core.ledger.commitments import Commitments
 from core.ledger.conflicts import Conflicts
+from core.ledger.evidence import EvidenceBook
+from core.ledger.facts import Facts
 from core.ledger.filing import Filing
+from core.ledger.forgetting import Forgetting
 from core.ledger.jobs import Jobs
+from core.ledger.proofs import Proofs
 from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
+from core.ledger.retention import Retention
 from core.ledger.series import SeriesQueries
 from core.ledger.transfers import Transfers
 from core.ledger.views import Views
+from core.ledger.watermarks import Watermarks
 
 _MIGRATIONS = Path(__file__).resolve().parents[2] / "alembic"
 _SQLITE_BUSY_MS = 30_000
@@ -42,12 +51,21 @@ class Work:
 
     filing: Filing
     series: SeriesQueries
+    facts: Facts
+    evidence: EvidenceBook
     conflicts: Conflicts
     jobs: Jobs
     transfers: Transfers
     refusals: Refusals
     renditions: Renditions
+    circuits: Circuits
+    proofs: Proofs
+    commitments: Commitments
     views: Views
+    watermarks: Watermarks
+    retention: Retention
+    forgetting: Forgetting
+    commit_requests: CommitRequests
 
 
 class Ledger:
@@ -108,15 +126,25 @@ class Ledger:
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 jobs, transfers, refusals = Jobs(session), Transfers(session), Refusals(session)
+                proofs, retention = Proofs(session), Retention(session)
                 yield Work(
                     filing=Filing(session),
                     series=SeriesQueries(session),
+                    facts=Facts(session),
+                    evidence=EvidenceBook(session),
                     conflicts=Conflicts(session, jobs),
                     jobs=jobs,
                     transfers=transfers,
                     refusals=refusals,
                     renditions=Renditions(session, transfers, refusals),
+                    circuits=Circuits(session),
+                    proofs=proofs,
+                    commitments=Commitments(session, proofs),
                     views=Views(session),
+                    watermarks=Watermarks(session),
+                    retention=retention,
+                    forgetting=Forgetting(session, retention),
+                    commit_requests=CommitRequests(session),
                 )
         except (DataError, IntegrityError) as error:
             raise LedgerValueError(f"the ledger does not take a value: {error.orig}") from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.domain import (
+    IMAGE,
     Association,
+    Delivered,
     Finding,
     Job,
     JobEvent,
@@ -24,6 +25,7 @@ from core.domain import (
     TransferAttempt,
 )
 from core.errors import NotFoundError
+from core.ledger.circuits import Circuits, DestinationState
 from core.ledger.rows import (
     finding_value,
     job_value,
@@ -32,10 +34,10 @@ from core.ledger.rows import (
     series_value,
     transfer_value,
 )
-from core.lifecycle import JobState
+from core.ledger.turns import what_it_waits_for
+from core.lifecycle import JobState, TransferState
 from core.schema import (
     AssociationRow,
-    DestinationRow,
     FindingRow,
     InstanceRow,
     JobEventRow,
@@ -71,17 +73,6 @@ class JobLife:
     transfers: tuple[tuple[Transfer, tuple[TransferAttempt, ...]], ...]
     renditions: tuple[Rendition, ...] = ()
     refused: tuple[RefusedClass, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationState:
-    """How a destination did lately."""
-
-    name: str
-    failures: int
-    next_try_at: datetime | None
-    last_error: str
-    last_success_at: datetime | None
 
 
 class Views:
@@ -121,19 +112,23 @@ class Views:
             NotFoundError: no such job.
         """
         job = self.job(prefix)
+        maker = job.same_as or job.id  # objects that count for two jobs belong to their maker
         session = self._session
         events = session.scalars(
             select(JobEventRow).where(JobEventRow.job_id == job.id).order_by(JobEventRow.id)
         )
         results = session.scalars(
-            select(ResultRow).where(ResultRow.job_id == job.id).order_by(ResultRow.id)
+            select(ResultRow).where(ResultRow.job_id == maker).order_by(ResultRow.id)
         )
-        transfers = session.execute(
-            select(TransferRow, ResultRow)
-            .join(ResultRow, ResultRow.id == TransferRow.result_id)
-            .where(TransferRow.job_id == job.id)
-            .order_by(TransferRow.id)
-        ).all()
+        transfers = [
+            transfer_value(row, result)
+            for row, result in session.execute(
+                select(TransferRow, ResultRow)
+                .join(ResultRow, ResultRow.id == TransferRow.result_id)
+                .where(TransferRow.job_id == maker)
+                .order_by(TransferRow.id)
+            )
+        ]
         return JobLife(
             job=job,
             study=self.study(job.study_instance_uid),
@@ -143,9 +138,13 @@ class Views:
             findings=self.findings(job.id),
             results=tuple(result_value(row) for row in results),
             transfers=tuple(
-                (transfer_value(row, result), self._attempts(row.id)) for row, result in transfers
+                (
+                    replace(item, waits_for=what_it_waits_for(item, transfers)),
+                    self._attempts(item.id),
+                )
+                for item in transfers
             ),
-            renditions=self._renditions(job.id),
+            renditions=self._renditions(maker),
             refused=self.refused_classes(job.destinations),
         )
 
@@ -260,13 +259,28 @@ class Views:
 
     def destinations(self) -> list[DestinationState]:
         """How every destination did lately."""
-        rows = self._session.scalars(select(DestinationRow).order_by(DestinationRow.name))
-        return [
-            DestinationState(
-                row.name, row.failures, row.next_try_at, row.last_error, row.last_success_at
-            )
-            for row in rows
-        ]
+        return Circuits(self._session).all()
+
+    def delivered(self, study_instance_uid: str) -> tuple[Delivered, ...]:
+        """What of a study went where, originals and results, and how it is known."""
+        grouped = (
+            TransferRow.destination,
+            func.coalesce(ResultRow.kind, IMAGE),
+            TransferRow.state,
+            TransferRow.proof,
+            TransferRow.status,
+        )
+        rows = self._session.execute(
+            select(*grouped, func.max(TransferRow.message), func.count())
+            .outerjoin(ResultRow, ResultRow.id == TransferRow.result_id)
+            .where(TransferRow.study_instance_uid == study_instance_uid)
+            .group_by(*grouped)
+            .order_by(*grouped)
+        )
+        return tuple(
+            Delivered(destination, kind, TransferState(state), proof, status, message, count)
+            for destination, kind, state, proof, status, message, count in rows
+        )
 
     def _series_of(self, study_instance_uid: str) -> tuple[Series, ...]:
         grouped = self._session.execute(

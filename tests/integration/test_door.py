@@ -30,9 +30,9 @@ from support.peers import DCMTK_ENVIRONMENT, free_port, require_program, storesc
 from core.errors import SentinodeError
 from core.identifiers import derived_uid
 from core.settings import Settings
-from node import contexts
-from node.scp import Door
-from node.spool import read_private_information
+from node.dimse import contexts
+from node.door.scp import Door
+from node.spool.receiver import read_private_information
 
 
 @contextmanager
@@ -44,9 +44,15 @@ def open_door(settings: Settings) -> Iterator[Door]:
         door.close(grace_seconds=1)
 
 
+@pytest.fixture(params=[True, False], ids=["fast-lane", "old-way"])
+def fast_lane(request: pytest.FixtureRequest) -> bool:
+    """Both ways into the house take and refuse the same."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings]) -> Settings:
-    return make_settings(node={"port": free_port()})
+def settings(make_settings: Callable[..., Settings], fast_lane: bool) -> Settings:
+    return make_settings(node={"port": free_port(), "fast_lane": fast_lane})
 
 
 @pytest.fixture
@@ -131,26 +137,49 @@ def test_the_file_and_its_folder_are_fsynced_before_the_answer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    real_fsync, real_rename = os.fsync, Path.rename
+    real = {name: getattr(os, name) for name in ("fdatasync", "fsync", "rename")}
 
-    def fsync(handle: int) -> None:
-        order.append("fsync " + Path(f"/proc/self/fd/{handle}").readlink().name)
-        real_fsync(handle)
+    def sync(name: str) -> Callable[[int], None]:
+        def watched(handle: int) -> None:
+            order.append(f"{name} " + Path(f"/proc/self/fd/{handle}").readlink().name)
+            real[name](handle)
 
-    def rename(path: Path, target: Path) -> Path:
-        order.append(f"rename {path.name}")
-        return real_rename(path, target)
+        return watched
+
+    def rename(source: str, target: str, **folders: int) -> None:
+        order.append(f"rename {source} {target}")
+        real["rename"](source, target, **folders)
 
     with open_door(settings) as door, associated(door.port) as association:
-        monkeypatch.setattr(os, "fsync", fsync)
-        monkeypatch.setattr(Path, "rename", rename)
+        monkeypatch.setattr(os, "fdatasync", sync("fdatasync"))
+        monkeypatch.setattr(os, "fsync", sync("fsync"))
+        monkeypatch.setattr(os, "rename", rename)
         assert association.send_c_store(mr_slice()).Status == 0x0000
         seen = list(order)
         monkeypatch.undo()
         folder = spooled(settings)[0].parent
-    assert seen[-3:] == ["fsync 000001.part", "rename 000001.part", f"fsync {folder.name}"]
+    assert seen[-3:] == [
+        "fdatasync 000001.part",
+        "rename 000001.part 000001.dcm",
+        f"fsync {folder.name}",
+    ]
     # the association's own folder is durable too
     assert f"fsync {folder.parent.name}" in seen[:-3]
+
+
+def test_without_fsync_nothing_is_waited_for_and_it_is_told(
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = make_settings(node={"port": free_port()}, storage={"fsync": False})
+    with open_door(settings) as door, associated(door.port) as association:
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, lambda handle: pytest.fail("synced"))
+        assert association.send_c_store(mr_slice()).Status == 0x0000
+        monkeypatch.undo()
+    assert len(spooled(settings)) == 1
+    assert "not_durable" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,18 +207,21 @@ def test_accept_unknown_opens_the_door_to_everybody(
         assert association.send_c_store(mr_slice()).Status == 0x0000
 
 
-def test_a_peer_that_may_not_send_is_told_so(make_settings: Callable[..., Settings]) -> None:
+def test_a_peer_that_may_not_send_is_told_so(
+    make_settings: Callable[..., Settings], fast_lane: bool
+) -> None:
     peers = [{"name": "ws", "ae_title": "WS", "send": False}]
-    settings = make_settings(node={"port": free_port()}, peers=peers)
+    settings = make_settings(node={"port": free_port(), "fast_lane": fast_lane}, peers=peers)
     with open_door(settings) as door, associated(door.port, calling="WS") as association:
         assert association.send_c_store(mr_slice()).Status == 0x0124
     assert spooled(settings) == []
 
 
 def test_one_association_too_many_is_rejected_for_now(
-    make_settings: Callable[..., Settings],
+    make_settings: Callable[..., Settings], fast_lane: bool
 ) -> None:
-    settings = make_settings(node={"port": free_port(), "max_associations": 1})
+    node = {"port": free_port(), "max_associations": 1, "fast_lane": fast_lane}
+    settings = make_settings(node=node)
     with open_door(settings) as door, associated(door.port) as first:
         assert first.is_established
         with associated(door.port) as second:
@@ -272,9 +304,11 @@ def test_bytes_that_are_no_data_set_are_refused(door: Door) -> None:
 
 
 def test_an_almost_full_disk_refuses_before_anything_is_lost(
-    make_settings: Callable[..., Settings],
+    make_settings: Callable[..., Settings], fast_lane: bool
 ) -> None:
-    settings = make_settings(node={"port": free_port()}, storage={"min_free_mb": 1 << 40})
+    settings = make_settings(
+        node={"port": free_port(), "fast_lane": fast_lane}, storage={"min_free_mb": 1 << 40}
+    )
     with open_door(settings) as door, associated(door.port) as association:
         answer = association.send_c_store(mr_slice())
         assert answer.Status == 0xA700
@@ -290,12 +324,13 @@ def test_a_disk_that_fills_in_the_middle_leaves_no_half_file(
 
     with associated(door.port) as association:
         assert association.send_c_store(mr_slice()).Status == 0x0000
-        monkeypatch.setattr(os, "fsync", no_space)
+        monkeypatch.setattr(os, "fdatasync", no_space)
         assert association.send_c_store(mr_slice()).Status == 0xA700
         monkeypatch.undo()
         assert association.send_c_store(mr_slice()).Status == 0x0000
     assert len(spooled(settings)) == 2
-    assert not list(settings.spool.glob("*/*/*.part"))
+    # the association's end may just be written; no image is
+    assert not list(settings.spool.glob("*/*/[0-9]*.part"))
 
 
 def test_a_port_in_use_is_told_with_what_to_do(settings: Settings, door: Door) -> None:

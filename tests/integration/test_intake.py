@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,8 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from support.instances import T0, association, mr_slice
+from sqlalchemy import event
+from support.instances import T0, association, incoming, mr_slice
 
 from core.domain import Association, IncomingInstance
 from core.equipment import MODEL_NAME
@@ -24,10 +25,9 @@ from core.ledger import Ledger
 from core.lifecycle import SeriesState
 from core.settings import Settings
 from core.store import Store
-from node import intake as intake_module
-from node.incoming import content_digest
-from node.intake import Intake
-from node.spool import ReceivedInstance, ReceiverSpool
+from node.filing.incoming import IncomingReader
+from node.filing.intake import Intake
+from node.spool.receiver import ReceivedInstance, ReceiverSpool
 
 
 class Spooler:
@@ -39,7 +39,7 @@ class Spooler:
 
     def add(
         self, dataset: Dataset, sender: Association, syntax: str = ExplicitVRLittleEndian
-    ) -> None:
+    ) -> Path:
         self._number += 1
         buffer = pydicom.filebase.DicomBytesIO()
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -57,7 +57,7 @@ class Spooler:
         instance = ReceivedInstance(
             str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), syntax, sender, T0
         )
-        self.spool.write(instance, self._number, data[begin:])
+        return self.spool.write(instance, self._number, data[begin:])
 
     def end(self, sender: Association, how: str = "released") -> None:
         self.spool.end(
@@ -191,11 +191,9 @@ def test_the_same_image_in_another_encoding_is_stored_once(
         assert work.views.counts()["instances"] == 1
 
 
-def test_the_digest_sees_every_change(tmp_path: Path) -> None:
+def test_the_digest_sees_every_change(spooler: Spooler) -> None:
     def digest(dataset: Dataset) -> str:
-        path = tmp_path / "x.dcm"
-        dataset.save_as(path, enforce_file_format=True)
-        return content_digest(pydicom.dcmread(path), ExplicitVRLittleEndian)
+        return IncomingReader().read(spooler.add(dataset, association())).digest
 
     dataset = mr_slice(SOPInstanceUID="1.2.3.4.5")
     first = digest(dataset)
@@ -238,7 +236,8 @@ def test_identity_is_never_logged(
 def test_a_killed_receiver_lets_its_lock_go(settings: Settings, tmp_path: Path) -> None:
     """The lock is the kernel's: `kill -9` frees it, and a living receiver holds it."""
     code = (
-        "import sys, time; from pathlib import Path; from node.spool import ReceiverSpool\n"
+        "import sys, time; from pathlib import Path\n"
+        "from node.spool.receiver import ReceiverSpool\n"
         "spool = ReceiverSpool(Path(sys.argv[1]), 0); print(spool.folder, flush=True)\n"
         "time.sleep(60)"
     )
@@ -265,16 +264,16 @@ def test_a_value_that_sql_does_not_take_stops_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    real = intake_module.read_incoming
+    real = IncomingReader.read
 
-    def read(path: Path) -> IncomingInstance:
-        found = real(path)
+    def read(self: IncomingReader, path: Path, known: Container[str] = ()) -> IncomingInstance:
+        found = real(self, path, known)
         # NOT NULL is refused by both databases
         return replace(found, digest=None) if path.name == "000002.dcm" else found
 
     for number in (1, 2, 3):
         spooler.add(mr_slice(number), association())
-    monkeypatch.setattr(intake_module, "read_incoming", read)
+    monkeypatch.setattr(IncomingReader, "read", read)
     assert intake.step() == 2
     assert len(list((settings.spool / "unreadable").iterdir())) == 1
     assert "instance_unfilable" in capfd.readouterr().err
@@ -299,3 +298,129 @@ def test_a_receiver_that_is_just_starting_is_never_taken_for_dead(
         looking.join()
     while intake.step() or [item for item in settings.spool.iterdir() if item.is_dir()]:
         pass
+
+
+def test_nothing_is_said_to_be_filed_that_lies_in_the_spool(
+    ledger: Ledger, spooler: Spooler, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage: the quiet time must not count past the oldest image that waits."""
+    monkeypatch.setattr("node.filing.intake._TURN", 2)
+    paths = [spooler.add(mr_slice(number), association()) for number in range(1, 6)]
+    for number, path in enumerate(paths):
+        at = (T0 + timedelta(seconds=number)).timestamp()
+        os.utime(path, (at, at))
+    seen = []
+    for _ in range(4):
+        monkeypatch.setattr("node.filing.intake._NOTE_EVERY", timedelta(0))
+        intake.step()
+        with ledger.read() as work:
+            seen.append(work.watermarks.filed_before())
+    # images 3 and 5 were the oldest that waited; then none waits, and time goes on
+    assert seen[:2] == [T0 + timedelta(seconds=2), T0 + timedelta(seconds=4)]
+    assert seen[1] < seen[2] < seen[3]
+
+
+def test_the_slowest_living_intake_counts_and_one_that_signed_off_does_not(
+    ledger: Ledger, intake: Intake, spooler: Spooler
+) -> None:
+    spooler.add(mr_slice(), association())
+    intake.step()
+    with ledger.write() as work:
+        work.watermarks.note("other", "other:/spool", T0, T0)
+    with ledger.read() as work:
+        assert work.watermarks.filed_before() == T0
+        later = work.watermarks.filed_before(T0 + timedelta(seconds=1))
+        assert later is not None
+        assert later > T0
+        assert work.watermarks.silent(T0 + timedelta(seconds=1)) == ["other:/spool"]
+    intake.close()
+    with ledger.read() as work:
+        assert work.watermarks.filed_before() == T0
+
+
+def test_an_idle_intake_writes_nothing(ledger: Ledger, intake: Intake) -> None:
+    for _ in range(3):
+        intake.step()
+    with ledger.read() as work:
+        assert work.watermarks.filed_before() is None
+
+
+def test_an_association_stays_while_a_notice_lies_in_it(
+    ledger: Ledger, spooler: Spooler, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = association()
+    folder = spooler.add(mr_slice(), sender).parent
+    (folder / "notice-000001.json").write_text("{}")
+    spooler.end(sender)
+    desk = intake._notices
+    monkeypatch.setattr(desk, "file", lambda _: 0)
+    intake.step()
+    assert folder.is_dir()
+    with ledger.read() as work:
+        assert work.series.receiving()[0].open_associations == 1
+    monkeypatch.undo()
+    intake.step()  # one that cannot be read goes to the shelf
+    assert not folder.exists()
+    with ledger.read() as work:
+        assert work.series.receiving()[0].open_associations == 0
+
+
+def test_images_of_many_associations_are_filed_together(
+    ledger: Ledger, spooler: Spooler, intake: Intake
+) -> None:
+    """A sender may use one association for each image: one commit for all of them."""
+    for number in range(1, 31):
+        spooler.add(mr_slice(number), association(f"a{number}"))
+        spooler.end(association(f"a{number}"))
+    commits = []
+    event.listen(ledger.engine, "commit", commits.append)
+    assert intake.step() == 30
+    assert len(commits) < 10
+    with ledger.read() as work:
+        assert work.series.receiving()[0].open_associations == 0
+        assert len(work.series.instances("1.2.3.4")) == 30
+
+
+def test_many_at_once_come_to_the_same_as_one_by_one(ledger: Ledger) -> None:
+    """New ones, duplicates, new versions, versions put back, conflicts: in one batch or not."""
+    slices = [mr_slice(number, SOPInstanceUID=f"1.2.3.4.{number}") for number in (1, 2, 3)]
+    other = mr_slice(9, SOPInstanceUID="1.2.3.4.2", PatientID="OTHER")
+    a, b = "a" * 64, "b" * 64
+    batch = [
+        incoming(slices[0], digest=a),
+        incoming(slices[0], digest=a, name="a2"),
+        incoming(slices[0], digest=b),
+        incoming(slices[1], digest=a),
+        incoming(slices[0], digest=a),
+        incoming(other, digest=b),
+        incoming(slices[2], digest=a),
+    ]
+
+    def filed(study: str, *, together: bool) -> list[object]:
+        moved = [
+            replace(
+                item,
+                sop_instance_uid=f"{study}.{item.sop_instance_uid}",
+                series_instance_uid=f"{study}.1",
+                study_instance_uid=study,
+                identity={**item.identity, "StudyInstanceUID": study},
+            )
+            for item in batch
+        ]
+        with ledger.write() as work:
+            if together:
+                found = work.filing.file_many(moved, T0)
+            else:
+                found = [work.filing.file(item, T0) for item in moved]
+        with ledger.read() as work:
+            kept = work.series.instances(f"{study}.1")
+            revision = work.series.get(f"{study}.1").revision
+            conflicts = [item for item in work.conflicts.open() if study in item.study_instance_uid]
+        return [
+            [(item.outcome, item.conflicts) for item in found],
+            sorted((item.sop_instance_uid[len(study) :], item.digest) for item in kept),
+            revision,
+            [(item.keyword, item.earlier, item.later) for item in conflicts],
+        ]
+
+    assert filed("9.1", together=True) == filed("9.2", together=False)

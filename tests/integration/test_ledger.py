@@ -209,7 +209,7 @@ def test_unsent_results_are_held_and_cancelled(ledger: Ledger) -> None:
     file(ledger, incoming(mr_slice(SeriesInstanceUID="1.2.3.9", PatientID="X")))
     with ledger.write() as work:
         # the sender that had it finds its lease gone
-        assert not work.transfers.renew(claimed[0].id, "s:1", T0 + 60 * SECOND)
+        assert not work.transfers.is_held_by(claimed[0].id, "s:1")
         assert work.transfers.destinations_due(T0 + 600 * SECOND) == []
         work.conflicts.decide("1.2.3", False, "admin", T0)
     with ledger.read() as work:
@@ -588,7 +588,7 @@ def test_transfers_go_out_in_order_and_a_dead_sender_gives_them_back(ledger: Led
     with ledger.write() as work:
         work.jobs.finish(job_id, "w:1", JobState.DONE, T0, results=results)
         claimed = work.transfers.claim("pacs", "s:1", T0 + 60 * SECOND, T0)
-        assert [item.result.kind for item in claimed] == ["SEG", "SR"]
+        assert [item.kind for item in claimed] == ["SEG", "SR"]
         assert work.transfers.claim("pacs", "s:2", T0 + 60 * SECOND, T0) == []
         later = T0 + 61 * SECOND
         assert work.transfers.destinations_due(later) == ["pacs"]
@@ -600,7 +600,7 @@ def test_transfers_go_out_in_order_and_a_dead_sender_gives_them_back(ledger: Led
         assert work.transfers.record(
             claimed[0].id, "s:2", TransferState.SENT, later, status=0, message="success"
         )
-        work.transfers.destination_failed("pacs", "away", later + 300 * SECOND)
+        work.circuits.failed("pacs", "away", later + 300 * SECOND)
         assert work.transfers.destinations_due(later + 299 * SECOND) == []
         assert work.transfers.destinations_due(later + 301 * SECOND) == ["pacs"]
     with ledger.read() as work:

@@ -23,7 +23,8 @@ from core.lifecycle import JobState, TransferState
 from core.schema import TransferRow
 from core.settings import Settings
 from core.store import Store
-from node.sender import Sender, backoff
+from node.sending.judge import backoff
+from node.sending.sender import Sender
 
 
 @dataclass

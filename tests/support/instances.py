@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from core.domain import Association, IncomingInstance
-from node.incoming import identity_of, short_attributes
+from node.filing.incoming import identity_of, short_attributes
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

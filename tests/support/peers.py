@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from socketserver import TCPServer
@@ -24,7 +25,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
-from node.contexts import accepted
+from node.dimse.contexts import accepted
 
 # Without it DCMTK's programs wait for delayed acknowledgements, 20 objects a second.
 DCMTK_ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
@@ -42,11 +43,23 @@ def require_program(name: str, *folders: str) -> str:
     pytest.skip(message)
 
 
+# Below the ports that the kernel gives to outgoing connections, so that none takes one of these.
+_PORTS = range(20_000, 32_000)
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as item:
-        item.bind(("127.0.0.1", 0))
-        return int(item.getsockname()[1])
+    """A port that nobody listens on. Test processes side by side have each their own ports."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(_PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = _PORTS[process * share : (process + 1) * share]
+    while True:
+        port = random.choice(mine)
+        with socket.socket() as item, suppress(OSError):
+            if port not in _given:
+                item.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0, message: str = "") -> Any:

@@ -18,6 +18,7 @@ from support.instances import T0, incoming, mr_slice
 from support.packages import write_spec
 
 import cli
+from cli.context import console
 from core import __version__
 from core.ledger import Ledger
 from core.ledger.jobs import NewJob
@@ -189,7 +190,10 @@ def test_check_of_a_fresh_settings_file_is_well(folder: Path) -> None:
     assert "not well" not in out
 
 
-def test_check_says_what_is_not_well_and_exits_1(folder: Path) -> None:
+def test_check_says_what_is_not_well_and_exits_1(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 300)  # lines are not broken where a name is long
     (folder / "store").write_text("a file, no folder")
     (folder.parent / "zoo" / "mr-flair-glioma" / "weights.safetensors").unlink()
     (folder / "sentinode.toml").write_text(
@@ -276,6 +280,34 @@ def test_a_job_is_shown_to_people_and_programs(folder: Path) -> None:
     assert (code, "was made from the input" in out) == (0, True)
     assert run("worklist", "--state", "failed", "--json")[1].count("\n") == 1
     assert len(run("worklist", "--json")[1].splitlines()) == 2
+    ledger.close()
+
+
+def test_jobs_are_cancelled_by_id_or_by_study_all_or_none(folder: Path) -> None:
+    ledger = Ledger(f"sqlite:///{folder / 'data' / 'ledger.db'}")
+    ledger.upgrade()
+    with ledger.write() as work:
+        work.filing.file(incoming(mr_slice()), T0)
+        instances = tuple(work.series.instances("1.2.3.4"))
+        jobs = [
+            work.jobs.create(
+                NewJob("1.2.3", ("1.2.3.4",), instances, route, "m", "1.0.0", "cpu", ("pacs",)), T0
+            )
+            for route in ("a", "b", "c")
+        ]
+    first, *others = [str(job) for job in jobs]
+    code, _, err = run("cancel", first, "nonsense")
+    assert (code, "no job begins" in err) == (ERROR, True)
+    assert [json.loads(run("show", job, "--json")[1])["job"]["state"] for job in jobs if job] == [
+        "waiting"
+    ] * 3
+    assert run("cancel", first)[:2] == (0, f"cancelled: 1 job(s): {first[:8]}\n")
+    code, _, err = run("cancel", first)
+    assert (code, "is cancelled: there is nothing to cancel" in err) == (ERROR, True)
+    code, out, _ = run("cancel", "--study", "1.2.3")
+    assert (code, "2 job(s)" in out) == (0, True)
+    assert all("cancelled" in run("show", job)[1] for job in others)
+    assert run("cancel")[0] == ERROR
     ledger.close()
 
 

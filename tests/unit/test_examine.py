@@ -26,7 +26,7 @@ from pydicom.uid import (
 from support.instances import mr_slice
 
 from core.errors import MismatchError, UnreadableError
-from node.examine import DatasetIdentity, check_announced, examine
+from node.reading.examine import DatasetIdentity, check_announced, examine
 
 SYNTAXES = [
     ImplicitVRLittleEndian,
@@ -210,7 +210,7 @@ def test_without_its_four_uids_it_cannot_be_filed(keyword: str, value: str | Non
 
 
 def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.examine._MOST_INFLATED", 1000)
+    monkeypatch.setattr("node.reading.window.MOST_INFLATED", 1000)
     syntax = DeflatedExplicitVRLittleEndian
     with pytest.raises(UnreadableError, match="grows past"):
         look(encoded(syntax), syntax)

@@ -213,6 +213,40 @@ class Life(RuleBasedStateMachine):
                 assert job.attempt == before.attempt + 1
                 assert job.lease_owner == owner
 
+    @rule(owner=st.sampled_from(WORKERS), oldest=st.booleans())
+    def claim_the_next(self, owner: str, oldest: bool) -> None:
+        with self.ledger.write() as work:
+            queued = {job.id for job in work.views.jobs((J.QUEUED,))}
+            job = work.jobs.claim_next("cpu", owner, self.now + LEASE, self.now, oldest=oldest)
+            assert (job is not None) == bool(queued)
+            assert job is None or (job.id in queued and job.lease_owner == owner)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.jobs)
+    def cancel(self, data: st.DataObject) -> None:
+        job_id = self._job(data)
+        with self.ledger.read() as work:
+            before = work.views.job(job_id).state
+        try:
+            with self.ledger.write() as work:
+                work.jobs.cancel(job_id, "admin", self.now)
+        except IllegalMoveError:
+            assert before not in JOB_OPEN | {J.QUARANTINED}
+        else:
+            assert before in JOB_OPEN | {J.QUARANTINED}
+
+    @rule(data=st.data(), owner=st.sampled_from(WORKERS))
+    @precondition(lambda self: self.jobs)
+    def a_worker_dies(self, data: st.DataObject, owner: str) -> None:
+        job_id = self._job(data)
+        with self.ledger.write() as work:
+            held = self._holds(work, job_id, owner)
+            state = work.jobs.worker_died(job_id, owner, self.now)
+            assert (state is not None) == held
+            assert state in {None, J.WAITING, J.QUARANTINED}
+            if state == J.QUARANTINED:
+                assert work.views.job(job_id).deaths >= MAX_DEATHS
+
     @rule(data=st.data(), owner=st.sampled_from(WORKERS))
     @precondition(lambda self: self.jobs)
     def heartbeat(self, data: st.DataObject, owner: str) -> None:
@@ -353,13 +387,13 @@ class Life(RuleBasedStateMachine):
                 )
                 assert instead is not None
                 if instead.target is not None:
-                    assert transfer.result.kind == ResultKind.SR
-                    assert instead.target != transfer.result.sop_class_uid
+                    assert transfer.kind == ResultKind.SR
+                    assert instead.target != transfer.sop_class_uid
 
     @rule(data=st.data(), ends=st.sampled_from(["made", "cannot be made", "left"]))
     def make_what_is_wanted(self, data: st.DataObject, ends: str) -> None:
         with self.ledger.write() as work:
-            work.renditions.expire(self.now, self.now - RELEARN)
+            work.renditions.expire(self.now, self.now - RELEARN, most_deaths=3)
             wanted = [item for item, _ in work.renditions.to_publish(self.now, REPUBLISH)]
         for rendition_id in wanted:
             with self.ledger.write() as work:
@@ -439,11 +473,7 @@ class Life(RuleBasedStateMachine):
     def _results_are_made_once(self, life: Any) -> None:
         first = _first(life.results)
         kinds = [result.kind for result in first]
-        sent = [
-            (item.result.kind, item.destination)
-            for item, _ in life.transfers
-            if item.result in first
-        ]
+        sent = [(item.kind, item.destination) for item, _ in life.transfers if item.result in first]
         self._alternatives_are_made_once(life)
         if life.job.state == J.DONE:
             assert sorted(kinds) == sorted(ResultKind)

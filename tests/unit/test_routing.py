@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.domain import RouteDecision, Series
 from core.lifecycle import SeriesState
 from core.settings import Route
-from node.routing import evaluate
+from node.deciding.routing import evaluate
 
 VALUES = st.one_of(
     st.text(max_size=80), st.integers(-1000, 1000), st.floats(-1e6, 1e6), st.just("nan")

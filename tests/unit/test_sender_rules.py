@@ -11,8 +11,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from core.alternatives import ALTERNATIVES
 from core.lifecycle import TRANSFER_MOVES, TransferState
-from node.contexts import RESULT_CLASSES, proposed
-from node.sender import backoff, judge
+from node.dimse.contexts import RESULT_CLASSES, proposed
+from node.sending.judge import backoff, judge
 
 T = TransferState
 SPREADS = st.floats(0, 1)

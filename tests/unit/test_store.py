@@ -210,3 +210,31 @@ def test_versions_and_attempts_have_keys_of_their_own() -> None:
     assert instance_key("1", "2", "3", "a" * 64) != instance_key("1", "2", "3", "b" * 64)
     assert result_key("j", "worker:1", "seg.dcm") != result_key("j", "worker:2", "seg.dcm")
     assert instance_key("1.2", "3", "4", "a" * 64) == f"instances/1.2/3/4-{'a' * 16}.dcm"
+
+
+def test_a_batch_makes_each_folder_durable_once(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.put_files([("a/0", source), ("b/0", source)])
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        names = {path.name for path in (tmp_path / "store" / "a").iterdir()}
+        assert names == {str(number) for number in range(21)}  # links first
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put_files([(f"{folder}/{number}", source) for number in range(21) for folder in "ab"])
+    assert synced == ["a", "b"]
+
+
+def test_a_folder_that_retention_removed_is_made_again(tmp_path: Path, source: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.put_file("a/b/c", source)
+    (tmp_path / "store" / "a" / "b" / "c").unlink()
+    (tmp_path / "store" / "a" / "b").rmdir()
+    store.put_file("a/b/d", source)
+    assert store.get("a/b/d") == b"pixels"

@@ -82,6 +82,33 @@ def test_every_role_runs_and_none_stays_behind(supervisor: Supervisor, tmp_path:
     assert pids_of(tmp_path) == []
 
 
+def test_a_role_may_have_several_processes(
+    tmp_path: Path, command: Callable[..., list[str]]
+) -> None:
+    processes = {"intake": 3}
+    supervisor = Supervisor(["intake", "send"], command, tmp_path / "run", processes)
+    supervisor.start()
+    try:
+        before = supervisor.alive()
+        assert set(before) == {"intake", "intake-2", "intake-3", "send"}
+        for name, pid in before.items():
+            assert (tmp_path / "run" / f"{name}.pid").read_text() == f"{pid}\n"
+        os.kill(before["intake-2"], signal.SIGKILL)
+
+        def again() -> bool:
+            supervisor.tend()
+            pid = supervisor.alive().get("intake-2")
+            return pid is not None and pid != before["intake-2"]
+
+        wait_for(again, 60, "the second one runs again")
+        after = supervisor.alive()
+        assert {name for name in before if after[name] != before[name]} == {"intake-2"}
+    finally:
+        supervisor.end(10)
+    assert all(gone(pid) for pid in after.values())
+    assert pids_of(tmp_path) == []
+
+
 def test_a_role_that_dies_is_started_again(supervisor: Supervisor, tmp_path: Path) -> None:
     supervisor.start()
     ready(tmp_path, "intake", "send")

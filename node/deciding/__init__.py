@@ -1,0 +1,1 @@
+"""Is the series whole, which model, and who goes first."""

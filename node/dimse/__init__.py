@@ -1,0 +1,1 @@
+"""DICOM connections, coming and going: contexts, sockets, messages, the SCU."""

@@ -1,0 +1,1 @@
+"""Intake: from the spool into store and ledger."""

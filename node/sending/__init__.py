@@ -1,0 +1,1 @@
+"""What goes out, until the destination has it and that is proved."""

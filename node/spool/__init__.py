@@ -1,0 +1,1 @@
+"""The spool: where what came in is safe until it is filed."""
