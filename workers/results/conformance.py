@@ -6,13 +6,14 @@ PS3.16 far better than a second list of ours would.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import structlog
@@ -140,10 +141,22 @@ def _tags_of(keywords: tuple[str, ...]) -> frozenset[int]:
     return frozenset(tag for tag in tags if tag is not None)
 
 
+def _packaged() -> str | None:
+    """The program inside the package: its console script would start Python first, 0.1 to 0.6 s."""
+    try:
+        files = distribution("dicom3tools").files or []
+    except PackageNotFoundError:
+        return None
+    for file in files:
+        if file.parts[-2:] == ("bin", PROGRAM):
+            path = Path(str(file.locate()))
+            return str(path) if os.access(path, os.X_OK) else None
+    return None
+
+
 @cache
 def _program() -> str | None:
-    beside = Path(sys.executable).with_name(PROGRAM)
-    found = str(beside) if beside.exists() else shutil.which(PROGRAM)
+    found = _packaged() or shutil.which(PROGRAM)
     if found is None:
         log.warning(
             "conformance_not_checked",
