@@ -37,6 +37,10 @@ _IMPLICIT = struct.Struct("<HHL")
 _LENGTH = struct.Struct("<L")
 
 
+# More headers than this: `examine` counts them, as intake will (`node.reading.elements`).
+_MOST_HEADERS = 20_000
+
+
 class _NotPlainError(Exception):
     """There is no quick answer."""
 
@@ -66,7 +70,7 @@ def glance(
 class _Walk:
     """One walk over the headers of a data set."""
 
-    __slots__ = ("_base", "_implicit", "_last", "_read", "_size", "_window", "values")
+    __slots__ = ("_base", "_implicit", "_last", "_left", "_read", "_size", "_window", "values")
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class _Walk:
         self._window: bytes | bytearray = head
         self._last = len(head) - _LONGEST_HEADER  # where a header may begin that is whole
         self._base = 0
+        self._left = _MOST_HEADERS
         self._size, self._implicit, self._read = size, implicit, read
         self.values: dict[int, bytes] = {}
 
@@ -101,6 +106,7 @@ class _Walk:
 
     def _header(self, position: int) -> tuple[int, bytes, int, int]:
         """Tag, value representation (none if implicit), length, and where the value begins."""
+        self._count()
         at = position - self._base
         if at < 0 or at > self._last:
             at = self._turn(position)
@@ -121,11 +127,17 @@ class _Walk:
 
     def _item_header(self, position: int) -> tuple[int, int]:
         """Tag and length of an item or a delimiter; they have no value representation."""
+        self._count()
         at = position - self._base
         if at < 0 or at > self._last:
             at = self._turn(position)
         group, element, length = _IMPLICIT.unpack_from(self._window, at)
         return group << 16 | element, length
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _NotPlainError
 
     def _turn(self, position: int) -> int:
         if position < self._base + len(self._window) >= self._size and position >= self._base:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import tempfile
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import lru_cache
 from io import BytesIO, FileIO
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
@@ -51,6 +53,7 @@ _IDENTITY = frozenset(
 )
 _WANTED = frozenset({_SOP_CLASS, *_UIDS, *_IDENTITY})
 _MOST_IDENTITIES = 1000
+_HEADER_BYTES = 8
 # Value representations that routing and people can use; binary values and sequences are not kept.
 _TEXT = frozenset(["AE", "AS", "CS", "DA", "DT", "LO", "PN", "SH", "TM", "UI", "UC"])
 _NUMBERS = frozenset(["DS", "IS", "FL", "FD", "SL", "SS", "UL", "US"])
@@ -68,6 +71,7 @@ _UNREADABLE_VALUE = (
     OSError,
     RecursionError,
     BytesLengthException,
+    struct.error,
 )
 _LONGEST_IDENTITY = 330  # a person name of five components in three groups
 
@@ -77,7 +81,7 @@ class IncomingReader:
 
     def __init__(self) -> None:
         self._window = Window(_WINDOW_BYTES)
-        self._identities: dict[tuple[bytes, ...], dict[str, str]] = {}
+        self._identities: dict[tuple[tuple[bytes, bytes], ...], dict[str, str]] = {}
 
     def read(self, path: Path, known: Container[str] = ()) -> IncomingInstance:
         """Read a spooled file.
@@ -139,10 +143,16 @@ class IncomingReader:
     ) -> dict[str, str]:
         """Whose it is. The images of a study say so in the same bytes, which are read once."""
         asked = [element for element in elements if element.tag in _IDENTITY]
-        key = tuple(values.get(element.tag, b"") for element in asked)
+        if any(element.tag not in values for element in asked):  # too long for an identity
+            return _identity(reader, asked)
+        # with their headers: the same bytes under another tag are another patient
+        key = tuple(
+            (reader.window.value(element.begin, _HEADER_BYTES), values[element.tag])
+            for element in asked
+        )
         found = self._identities.get(key)
         if found is None:
-            found = identity_of(_dataset(reader, asked))
+            found = _identity(reader, asked)
             if len(self._identities) >= _MOST_IDENTITIES:
                 self._identities.clear()
             self._identities[key] = found
@@ -221,21 +231,52 @@ def _dataset(reader: Reader, elements: list[Element]) -> Dataset:
         return _dataset(reader, rest)
 
 
+def _identity(reader: Reader, asked: list[Element]) -> dict[str, str]:
+    """The identity, whatever the bytes are: an image that was acknowledged must be filed.
+
+    Of a value that is longer than any identity its beginning counts; one that cannot be decoded
+    is taken as it is.
+    """
+    short = [element for element in asked if element.length <= _LONGEST_VALUE]
+    try:
+        found = identity_of(_dataset(reader, short))
+        raw = [element for element in asked if element.length > _LONGEST_VALUE]
+    except _UNREADABLE_VALUE:
+        found, raw = dict.fromkeys(IDENTITY_KEYWORDS, ""), asked
+    for element in raw:
+        keyword = keyword_for_tag(element.tag)
+        if keyword in found:
+            length = min(element.length, _LONGEST_IDENTITY)
+            found[keyword] = _clean(reader.window.value(element.start, length).decode("latin-1"))
+    return found
+
+
 def _attributes(reader: Reader, elements: list[Element]) -> dict[str, Any]:
     short = [
         element
         for element in elements
         if not element.sequence and element.end - element.begin <= _LONGEST_ATTRIBUTE
     ]
-    return short_attributes(_dataset(reader, short))
+    try:
+        return short_attributes(_dataset(reader, short))
+    except _UNREADABLE_VALUE:
+        pass
+    # one of them cannot even be taken apart: the others count all the same
+    found: dict[str, Any] = {}
+    for element in short:
+        with suppress(*_UNREADABLE_VALUE):
+            found |= short_attributes(_dataset(reader, [element]))
+    return found
 
 
 def _made_by_us(reader: Reader, elements: list[Element]) -> bool:
-    return any(
-        is_own_result(_dataset(reader, [element]))
-        for element in elements
-        if element.tag == _CONTRIBUTIONS and element.end - element.begin <= _LONGEST_CONTRIBUTIONS
-    )
+    for element in elements:
+        if element.tag != _CONTRIBUTIONS or element.end - element.begin > _LONGEST_CONTRIBUTIONS:
+            continue
+        with suppress(*_UNREADABLE_VALUE):  # ours can be read
+            if is_own_result(_dataset(reader, [element])):
+                return True
+    return False
 
 
 def short_attributes(dataset: Dataset) -> dict[str, Any]:
@@ -248,12 +289,15 @@ def short_attributes(dataset: Dataset) -> dict[str, Any]:
     for tag in sorted(dataset.keys()):
         if tag.is_private or tag.group >= 0x5000:
             continue
-        element: Any = dataset.get_item(tag)
-        if isinstance(element, RawDataElement) and (
-            len(element.value or b"") > _LONGEST_VALUE or element.VR in {"SQ", "OB", "OW", "UN"}
-        ):
+        try:
+            element: Any = dataset.get_item(tag)
+            if isinstance(element, RawDataElement) and (
+                len(element.value or b"") > _LONGEST_VALUE or element.VR in {"SQ", "OB", "OW", "UN"}
+            ):
+                continue
+            value = _short_value(dataset, tag)
+        except _UNREADABLE_VALUE:
             continue
-        value = _short_value(dataset, tag)
         keyword = pydicom.datadict.keyword_for_tag(tag)
         if value is not None and keyword:
             found[keyword] = value
@@ -313,11 +357,7 @@ def is_own_result(dataset: Dataset) -> bool:
 
     It says so in Contributing Equipment (0018,A001), PS3.3 Section C.12.1.
     """
-    try:
-        contributions = list(dataset.get("ContributingEquipmentSequence") or ())
-    except _UNREADABLE_VALUE:
-        return False
-    for item in contributions:
+    for item in dataset.get("ContributingEquipmentSequence") or ():
         if item.get("ManufacturerModelName") != MODEL_NAME:
             continue
         for purpose in item.get("PurposeOfReferenceCodeSequence") or ():

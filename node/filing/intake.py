@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import socket
+import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -163,17 +164,28 @@ class Intake:
         except OSError as error:
             if error.errno in _PASSING:
                 raise StoreError(f"the spool cannot be read: {error}") from error
-            log.exception("instance_unreadable", kept_as=str(self._shelve(path)))
-        except Exception:
-            log.exception("instance_unreadable", kept_as=str(self._shelve(path)))
+            self._put_aside(path, error)
+        except Exception as error:  # noqa: BLE001 - kept, told, and the next image is filed
+            self._put_aside(path, error)
         return None
+
+    def _put_aside(self, path: Path, error: Exception) -> None:
+        """Shelve a file that cannot be read. The message may quote a patient's value: not told."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error(
+            "instance_unreadable",
+            kept_as=str(self._shelve(path)),
+            error=type(error).__name__,
+            where=f"{Path(place.filename).name}:{place.lineno}",
+        )
 
     def _shelve(self, path: Path) -> Path:
         """Put a file aside that cannot be filed. Nothing that was acknowledged is thrown away."""
         shelf = self._spool / UNREADABLE
         shelf.mkdir(exist_ok=True)
         target = shelf / f"{path.parent.name}-{path.name}"
-        path.rename(target)
+        with contextlib.suppress(FileNotFoundError):  # another intake was faster
+            path.rename(target)
         fsync_folder(shelf)
         return target
 
@@ -260,7 +272,10 @@ class Intake:
 def _look(path: Path, receiver_dead: bool) -> _Folder:
     """What lies in the folder of an association."""
     ended = (path / END_FILE).exists()
-    names = sorted(os.listdir(path))  # noqa: PTH208 - thousands of names
+    try:
+        names = sorted(os.listdir(path))  # noqa: PTH208 - thousands of names
+    except FileNotFoundError:  # another intake was faster
+        names = []
     images = [name for name in names if name.endswith(".dcm")]
     left = images[_TURN] if len(images) > _TURN else None
     return _Folder(

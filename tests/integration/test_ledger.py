@@ -337,6 +337,23 @@ def test_a_version_that_is_put_back_becomes_current_and_is_analysed(ledger: Ledg
     assert state_of(ledger, job_b) == JobState.SUPERSEDED
 
 
+def test_a_version_that_is_put_back_after_both_were_analysed_is_analysed_again(
+    ledger: Ledger,
+) -> None:
+    dataset = mr_slice()
+    first, other = incoming(dataset, digest="a" * 64), incoming(dataset, digest="b" * 64)
+    for number, version in enumerate((first, other)):
+        file(ledger, version)
+        job = make_job(ledger, T0 + number * SECOND)
+        assert job
+        run_job(ledger, job)
+        with ledger.write() as work:
+            work.jobs.finish(job, "w:1", JobState.DONE, T0 + number * SECOND)
+    file(ledger, first)
+    assert make_job(ledger, T0 + 5 * SECOND) is not None
+    assert make_job(ledger, T0 + 6 * SECOND) is None  # once is enough
+
+
 def test_what_was_released_is_no_conflict_again(ledger: Ledger) -> None:
     file(ledger, incoming())
     stray = {"SeriesInstanceUID": "1.2.3.9", "PatientID": "OTHER"}

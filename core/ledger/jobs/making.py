@@ -170,7 +170,9 @@ class Making(JobRows):
         last = self._last_run(new.route, new.model, new.model_version, digest)
         job_id = _job_id(new, digest, last)
         self._supersede(new, digest, job_id, now)
-        if self._locked(job_id).state == JobState.SUPERSEDED:
+        row = self._locked(job_id)
+        # superseded, or another content was analysed since: its results are not what is there now
+        if row.state == JobState.SUPERSEDED or self._successor(row) is not None:
             return self.create(new, now, run=last + 1)
         return None
 
