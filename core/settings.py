@@ -189,7 +189,7 @@ class ServiceSettings(_Section):
 class JobSettings(_Section):
     """`[jobs]`: leases and attempts."""
 
-    lease_seconds: Seconds = Field(10, description="A worker that is silent so long has died")
+    lease_seconds: Seconds = Field(15, description="A worker that is silent so long has died")
     stat_modalities: tuple[str, ...] = Field(
         (), description="Modalities whose jobs go first, as with a STAT request"
     )

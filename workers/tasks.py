@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -37,6 +39,10 @@ def register(app: Celery, settings: Settings, board: Board | None = None) -> Non
     def analyse(task: Any, job_id: str) -> None:
         # the message wakes up; which job is the best is asked when there is a hand free for it
         queue = (task.request.delivery_info or {}).get("routing_key")
+        # before the claim: importing torch keeps every thread of the process waiting, on a busy
+        # machine for longer than a lease. Should it fail, the job itself says so.
+        with suppress(ImportError):
+            import_module("models.registry")
         try:
             if queue:
                 pipeline().run_next(queue)
