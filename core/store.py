@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,6 +22,7 @@ from core.errors import StoreError
 _DIGEST_IN_KEY = 16
 _MOST_KNOWN_FOLDERS = 10_000
 _PIECE = 1 << 20
+_TRIES = 20
 
 
 def instance_key(study_uid: str, series_uid: str, sop_uid: str, digest: str) -> str:
@@ -133,8 +134,7 @@ class Store:
                     self._fs.pipe_file(self._path(key), data)
                 return
             target = Path(self._path(key))
-            self._make_folder(target.parent)
-            self._write_local(target, data)
+            self._in_its_folder(target, lambda: self._write_local(target, data))
             fsync_folder(target.parent)
         except OSError as error:
             raise StoreError(f"{key} cannot be stored: {error}") from error
@@ -240,18 +240,25 @@ class Store:
 
     def _put_local(self, path: str, source: Path) -> str:
         """Link or copy a file to its place; returns the folder, which is yet to be synced."""
-        folder = path.rpartition("/")[0]
-        self._make_folder(Path(folder))
-        try:
-            self._link_or_copy(Path(path), source)
-        except FileNotFoundError:
-            if Path(folder).is_dir():
-                raise
-            # retention removed the empty folder since we last looked
-            self._known.clear()
-            self._make_folder(Path(folder))
-            self._link_or_copy(Path(path), source)
-        return folder
+        target = Path(path)
+        self._in_its_folder(target, lambda: self._link_or_copy(target, source))
+        return str(target.parent)
+
+    def _in_its_folder(self, target: Path, put: Callable[[], None]) -> None:
+        """Make the folder of `target` and put the file there.
+
+        Retention removes a folder that is empty, also the one that was made a moment ago.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._make_folder(target.parent)
+                put()
+            except FileNotFoundError:
+                if not tries_left:
+                    raise
+                self._known.clear()
+            else:
+                return
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder durable, once in the life of this process.

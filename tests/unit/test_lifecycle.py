@@ -550,6 +550,34 @@ def test_a_job_keeps_its_findings_when_a_late_worker_finishes(tmp_path: Path) ->
         life.teardown()
 
 
+def test_the_same_input_again_needs_no_job_whatever_the_clock_says(tmp_path: Path) -> None:
+    """Found by the machine above: two jobs of one moment each took the other for the later."""
+    for step in (0 * SECOND, -3600 * SECOND):  # the clock stands still, or was set back
+        life = Life()
+        try:
+            life.an_image_comes()
+            life.a_job_goes_well()
+            life.now += step
+            life.a_job_goes_well()
+            first, second = life.jobs
+            for _ in range(3):
+                life.create()
+            assert life.jobs == [first, second]
+            with life.ledger.read() as work:
+                assert work.jobs.earlier(first)[0] == 1
+                assert work.jobs.earlier(second)[0] == 2
+                assert work.jobs.void(second)
+            with pytest.raises(IllegalMoveError, match=second), life.ledger.write() as work:
+                work.jobs.rerun(first, "admin", life.now)
+            with life.ledger.write() as work:
+                life.jobs.append(work.jobs.rerun(second, "admin", life.now))
+            life.create()
+            assert len(life.jobs) == 3
+            life.the_ledger_is_in_order()
+        finally:
+            life.teardown()
+
+
 def test_every_illegal_move_of_a_job_is_refused(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     ledger.upgrade()

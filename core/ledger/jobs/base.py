@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from core.domain import Instance
@@ -90,6 +90,10 @@ class JobRows:
             )
         )
 
+    def turn(self, job_id: str) -> int:
+        """When a job was made among all jobs (`turn_of`)."""
+        return self._session.scalar(select(turn_of()).where(JobRow.id == job_id)) or 0
+
     def _locked(self, job_id: str) -> JobRow:
         row = self._session.scalars(
             select(JobRow)
@@ -135,3 +139,12 @@ class JobRows:
         )
         for twin in twins:
             twin.republish_at = now
+
+
+def turn_of(job: type[JobRow] = JobRow) -> ScalarSelect[int | None]:
+    """When a job was made among all jobs: the number of its first event.
+
+    Not its `created_at`: a clock may be set back, and two jobs may share a moment.
+    """
+    first = select(func.min(JobEventRow.id)).where(JobEventRow.job_id == job.id)
+    return first.correlate(job).scalar_subquery()

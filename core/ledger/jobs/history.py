@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 
 from core.domain import Result, ResultKind
-from core.ledger.jobs.base import JobRows
+from core.ledger.jobs.base import JobRows, turn_of
 from core.ledger.rows import result_value
 from core.lifecycle import JobState, TransferState
 from core.schema import JobRow, JobSeriesRow, ResultRow, TransferRow
@@ -20,7 +20,7 @@ class History(JobRows):
         """Which analysis of its images by its route a job is, and the objects of the one before.
 
         Earlier are the jobs of the same route on at least one of the same series that are done
-        and were made before this one, by (created_at, id).
+        and were made before this one.
 
         Returns:
             The revision, 1 for the first; and the DICOM objects of the newest earlier job that
@@ -55,15 +55,14 @@ class History(JobRows):
             .where(
                 JobRow.route == row.route,
                 JobRow.state == JobState.DONE,
-                (JobRow.created_at < row.created_at)
-                | ((JobRow.created_at == row.created_at) & (JobRow.id < row.id)),
+                turn_of() < self.turn(job_id),
                 JobRow.id.in_(
                     select(JobSeriesRow.job_id).where(
                         JobSeriesRow.series_instance_uid.in_(self.series_of(job_id))
                     )
                 ),
             )
-            .order_by(JobRow.created_at.desc(), JobRow.id.desc())
+            .order_by(turn_of().desc())
         ).all()
 
     def _objects_of(self, job_id: str) -> tuple[Result, ...]:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from core.domain import Instance
 from core.errors import IllegalMoveError
 from core.identifiers import derived_uid
-from core.ledger.jobs.base import DISPATCH, HELD_REASON, HELD_REMEDY, JobRows
+from core.ledger.jobs.base import DISPATCH, HELD_REASON, HELD_REMEDY, JobRows, turn_of
 from core.ledger.rows import insert_unless_there
 from core.lifecycle import JOB_OPEN, JobState
 from core.schema import JobEventRow, JobInstanceRow, JobRow, JobSeriesRow
@@ -171,6 +171,8 @@ class Making(JobRows):
         job_id = _job_id(new, digest, last)
         self._supersede(new, digest, job_id, now)
         row = self._locked(job_id)
+        if row.state in JOB_OPEN:
+            return None
         # superseded, or another content was analysed since: its results are not what is there now
         if row.state == JobState.SUPERSEDED or self._successor(row) is not None:
             return self.create(new, now, run=last + 1)
@@ -198,9 +200,9 @@ class Making(JobRows):
                 JobSeriesRow.series_instance_uid.in_(self.series_of(row.id)),
                 JobRow.route == row.route,
                 JobRow.input_digest != row.input_digest,
-                JobRow.created_at >= row.created_at,
+                turn_of() > self.turn(row.id),
             )
-            .order_by(JobRow.created_at.desc())
+            .order_by(turn_of().desc())
             .limit(1)
         )
 
