@@ -48,6 +48,8 @@ class SeriesFacts:
         study_held: the same for the whole study without our own results, for evidence that
             speaks of the whole study.
         study_series: how many series of the study have arrived, without our own results.
+        complete_at: when it was last decided that it is whole, with nothing missing; None if
+            never, or if the last decision was that it is incomplete.
     """
 
     series_instance_uid: str
@@ -65,6 +67,7 @@ class SeriesFacts:
     held: frozenset[str] = frozenset()
     study_held: frozenset[str] = frozenset()
     study_series: int = 1
+    complete_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +94,27 @@ class Facts:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def standing(self, limit: int = MOST_AT_ONCE) -> list[Standing]:
+    def standing(self) -> list[Standing]:
         """Where every series stands that is not yet whole, the quietest first."""
-        rows = self._session.execute(
-            select(
-                SeriesRow.series_instance_uid,
-                SeriesRow.study_instance_uid,
-                SeriesRow.revision,
-            )
+        columns = (SeriesRow.last_received_at, SeriesRow.series_instance_uid)
+        query = (
+            select(*columns, SeriesRow.study_instance_uid, SeriesRow.revision)
             .where(SeriesRow.state == SeriesState.RECEIVING)
-            .order_by(SeriesRow.last_received_at)
-            .limit(limit)
-        ).all()
+            .order_by(*columns)
+            .limit(MOST_AT_ONCE)
+        )
+        found: list[Standing] = []
+        page = self._session.execute(query).all()
+        while page:
+            found += self._with_marks([(uid, study, number) for _, uid, study, number in page])
+            if len(page) < MOST_AT_ONCE:
+                break
+            moment, uid = page[-1][:2]
+            after = (columns[0] > moment) | ((columns[0] == moment) & (columns[1] > uid))
+            page = self._session.execute(query.where(after)).all()
+        return found
+
+    def _with_marks(self, rows: Sequence[tuple[str, str, int]]) -> list[Standing]:
         studies = {series: study for series, study, _ in rows}
         open_ended = self._association_marks(list(studies))
         said = self._evidence_marks(studies)
@@ -118,14 +130,12 @@ class Facts:
             for series, study, revision in rows
         ]
 
-    def receiving(
-        self, limit: int = MOST_AT_ONCE, heard_since: datetime | None = None
-    ) -> list[SeriesFacts]:
+    def receiving(self, heard_since: datetime | None = None) -> list[SeriesFacts]:
         """The facts of every series that is not yet whole, the quietest first.
 
         An intake last heard of before `heard_since` is taken for dead: nobody waits for it.
         """
-        return self.of([item.series_instance_uid for item in self.standing(limit)], heard_since)
+        return self.of([item.series_instance_uid for item in self.standing()], heard_since)
 
     def of(self, uids: Sequence[str], heard_since: datetime | None = None) -> list[SeriesFacts]:
         """The facts of those of some series that are not yet whole, the quietest first."""
@@ -178,6 +188,7 @@ class Facts:
                     held=held.get(uid, frozenset()),
                     study_held=study_held.get(study, frozenset()),
                     study_series=study_series.get(study, 1),
+                    complete_at=None if row.incomplete else row.decided_at,
                 )
             )
         return facts
@@ -217,7 +228,7 @@ class Facts:
         """What tells one state of the evidence about each series from another."""
         marks: dict[str, list[object]] = {uid: [] for uid in studies}
         by_study: dict[str, list[object]] = {study: [] for study in studies.values()}
-        columns = (EvidenceRow.id, EvidenceRow.at, EvidenceRow.final)
+        columns = (EvidenceRow.id, EvidenceRow.at, EvidenceRow.final, EvidenceRow.count)
         for uid, *mark in self._session.execute(
             select(EvidenceRow.series_instance_uid, *columns)
             .where(EvidenceRow.series_instance_uid.in_(studies))

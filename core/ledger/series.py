@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from core.domain import Instance, RouteDecision, Series
 from core.errors import NotFoundError
-from core.ledger.facts import MOST_AT_ONCE, Facts, SeriesFacts, counts_of
+from core.ledger.facts import Facts, SeriesFacts, counts_of
 from core.ledger.rows import instance_value, series_value
 from core.lifecycle import EvidenceSource, SeriesState
 from core.schema import (
@@ -29,11 +29,9 @@ class SeriesQueries:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def receiving(
-        self, limit: int = MOST_AT_ONCE, heard_since: datetime | None = None
-    ) -> list[SeriesFacts]:
+    def receiving(self, heard_since: datetime | None = None) -> list[SeriesFacts]:
         """The facts of every series that is not yet whole, the quietest first."""
-        return Facts(self._session).receiving(limit, heard_since)
+        return Facts(self._session).receiving(heard_since)
 
     def get(self, series_instance_uid: str) -> Series:
         """One series.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
 from core import clock
 from core.domain import Instance, Series
 from core.ledger import Ledger, Work
-from core.ledger.facts import SeriesFacts, Standing
+from core.ledger.facts import MOST_AT_ONCE, SeriesFacts, Standing
 from core.ledger.jobs import NewJob
 from core.modelspec import ModelSpec
 from core.settings import Route, Settings
@@ -27,6 +27,8 @@ from node.deciding.publisher import Publisher
 from node.deciding.routing import evaluate
 
 log = structlog.get_logger()
+
+_PLACE_EVERY = timedelta(seconds=0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Dispatcher:
         self._asker = Asker(settings, ledger, now, count)
         self._hearing = Hearing()
         self._seen: dict[str, _Seen] = {}
+        self._placed_at: datetime | None = None
+        self._place_before: int | None = None
 
     def step(self) -> int:
         """Do what is due; returns how many series and jobs were moved.
@@ -77,7 +81,10 @@ class Dispatcher:
         self._seen = {uid: seen for uid, seen in self._seen.items() if uid in known}
         self._asker.keep(known)
         due = [item for item in standing if self._is_due(item, now)]
-        moved = self._decide(due, heard_since, now) if due else 0
+        self._place(now)
+        moved = 0
+        for start in range(0, len(due), MOST_AT_ONCE):
+            moved += self._decide(due[start : start + MOST_AT_ONCE], heard_since, now)
         self._asker.step()
         return moved + self._publisher.step()
 
@@ -92,13 +99,19 @@ class Dispatcher:
             return True
         return seen.ask_again_at is not None and seen.ask_again_at <= now
 
-    def _decide(self, due: Sequence[Standing], heard_since: datetime | None, now: datetime) -> int:
-        marks = {item.series_instance_uid: item.marks for item in due}
+    def _place(self, now: datetime) -> None:
+        """Now and then look whose images came that somebody asked us to commit to."""
+        if self._placed_at is not None and now < self._placed_at + _PLACE_EVERY:
+            return
+        self._placed_at = now
         with self._ledger.read() as work:
             unplaced = work.evidence.has_unplaced(now)
         if unplaced:
             with self._ledger.write() as work:
-                work.evidence.place(now)
+                self._place_before = work.evidence.place(now, self._place_before)
+
+    def _decide(self, due: Sequence[Standing], heard_since: datetime | None, now: datetime) -> int:
+        marks = {item.series_instance_uid: item.marks for item in due}
         with self._ledger.read() as work:
             facts = work.facts.of(list(marks), heard_since)
             if heard_since is not None:

@@ -60,14 +60,13 @@ def weigh(facts: SeriesFacts, now: datetime, settings: CompletenessSettings) -> 
         said = [
             item
             for item in facts.evidence
-            if item.source == source and item.speaks and (item.final or _recent(item, now))
+            if item.source == source and item.speaks and _counts(item, facts, now)
         ]
         verdict = _count(facts, said) if source is EvidenceSource.COUNT else _listed(facts, said)
         if verdict is None:
             continue
-        if verdict.whole and facts.open_associations and _in_parts(source, said):
-            verdict = _settled(facts, verdict, now, settings)
-        return verdict
+        more = _may_go_on(facts, source, said) if verdict.whole else None
+        return verdict if more is None else _settled(facts, verdict, more, now, settings)
     return None
 
 
@@ -204,30 +203,43 @@ def _against(
     return None
 
 
-def _in_parts(source: EvidenceSource, said: Sequence[Evidence]) -> bool:
-    """Whether more of the same may follow: neither source claims to list a whole series.
+def _counts(item: Evidence, facts: SeriesFacts, now: datetime) -> bool:
+    """Whether a statement is about what is being sent now.
+
+    A step that was never ended counts for a day. A list that was there when the series was
+    found complete says nothing of images that are sent again.
+    """
+    if not item.final:
+        return item.at > now - LONGEST_STEP
+    return facts.complete_at is None or item.at > facts.complete_at
+
+
+def _may_go_on(facts: SeriesFacts, source: EvidenceSource, said: Sequence[Evidence]) -> str | None:
+    """Why more may follow although all that is listed has arrived; None where nothing may.
 
     A sender may ask for commitment while it sends, and a notification may come for each image
-    (PS3.4 Section R.3.2.1.2 has no rule when it is to come).
+    or each few (PS3.4 Section R.3.2.1.2 has no rule when it is to come).
     """
-    return source is EvidenceSource.COMMITMENT or (
-        source is EvidenceSource.AVAILABILITY and len(said) > 1
-    )
+    if facts.open_associations and facts.complete_at is not None:
+        return "it is being sent again, and the association is still open"
+    if source not in {EvidenceSource.COMMITMENT, EvidenceSource.AVAILABILITY}:
+        return None
+    if max(len(item.uids or ()) for item in said) == 1:
+        return "it tells of one image at a time"
+    if facts.open_associations and (source is EvidenceSource.COMMITMENT or len(said) > 1):
+        return "its association is still open"
+    return None
 
 
 def _settled(
-    facts: SeriesFacts, verdict: Verdict, now: datetime, settings: CompletenessSettings
+    facts: SeriesFacts, verdict: Verdict, more: str, now: datetime, settings: CompletenessSettings
 ) -> Verdict:
-    """While the sender's association is open, wait a moment for the next part."""
+    """Wait a moment for the next part."""
     until = facts.last_received_at + timedelta(seconds=settings.ask_seconds)
     if now >= until:
         return verdict
-    reason = f"{verdict.reason}; its association is still open, so more may follow"
+    reason = f"{verdict.reason}; {more}, so more may follow"
     return Verdict(verdict.source, False, reason, verdict.expected, until)
-
-
-def _recent(item: Evidence, now: datetime) -> bool:
-    return item.at > now - LONGEST_STEP
 
 
 def _who(item: Evidence) -> str:

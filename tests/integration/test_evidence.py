@@ -18,7 +18,7 @@ from support.peers import wait_for
 from core.domain import Association, JobEvent, Result, ResultKind
 from core.errors import PeerError
 from core.identifiers import DicomAddress
-from core.ledger import Ledger
+from core.ledger import Ledger, facts
 from core.ledger.evidence import Evidence
 from core.lifecycle import EvidenceSource, JobState, SeriesState, TransferState
 from core.modelspec import find_specs
@@ -255,6 +255,7 @@ def test_a_commitment_finds_its_study_when_the_images_come(world: World) -> None
     world.end()
     world.end("b1")
     assert world.pass_time(0.1) > 0
+    assert world.pass_time(3) > 0  # of the other study it lists one image: more may follow
     with world.ledger.read() as work:
         assert not work.evidence.has_unplaced(world.now)
         assert work.series.get(SERIES).state == SeriesState.WHOLE
@@ -264,6 +265,55 @@ def test_a_commitment_finds_its_study_when_the_images_come(world: World) -> None
         assert (one.uids, other.uids) == (frozenset(uids[:2]), frozenset(uids[2:]))
         assert work.evidence.study_of(SERIES) == STUDY
         assert work.evidence.study_of("1.2.9") is None
+
+
+def test_a_commitment_over_two_studies_holds_neither_back_for_the_other(world: World) -> None:
+    uids = [f"{SERIES}.1", f"{SERIES}.2", "1.2.8.1.1", "1.2.8.1.2"]
+    with world.ledger.write() as work:
+        work.evidence.committing("1.5", "MR1", uids, world.now)
+    world.receive(1, 2)
+    world.end()
+    assert world.pass_time(0.3) == 0  # who knows whose the other two are
+    world.receive(1, name="b1", StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.8.1")
+    assert world.pass_time(0.3) == 0
+    world.receive(2, name="b1", StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.8.1")
+    world.end("b1")
+    assert world.pass_time(0.3) > 0
+    with world.ledger.read() as work:
+        for uid in (SERIES, "1.2.8.1"):
+            series = work.series.get(uid)
+            assert (series.state, series.decided_by) == (SeriesState.WHOLE, "commitment")
+            assert series.expected == 2
+        assert not work.evidence.has_unplaced(world.now)
+
+
+def test_commitments_whose_images_never_come_do_not_stand_in_the_way(world: World) -> None:
+    with world.ledger.write() as work:
+        work.evidence.committing("1.5", "MR1", [f"{SERIES}.1", f"{SERIES}.2"], world.now)
+        for number in range(250):
+            work.evidence.committing(f"1.6.{number}", "MR1", [f"1.7.{number}"], world.now)
+    world.receive(1, 2)
+    world.end()
+    for _ in range(10):
+        if world.pass_time(0.3):
+            break
+    assert "all 2 that it lists" in world.decision
+
+
+def test_every_series_has_its_turn_however_many_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "MOST_AT_ONCE", 3)
+    for number in range(1, 12):
+        uid = f"1.2.3.{number}"
+        world.note(EvidenceSource.REQUEST, key=uid, series_instance_uid=uid, count=1 + number % 2)
+        world.receive(1, SeriesInstanceUID=uid)
+    with world.ledger.read() as work:
+        assert len(work.facts.standing()) == 11
+    world.pass_time(0.3)
+    with world.ledger.read() as work:
+        waiting = {item.series_instance_uid for item in work.facts.standing()}
+    assert waiting == {f"1.2.3.{number}" for number in range(1, 12, 2)}
 
 
 def test_what_was_said_of_a_study_that_never_came_is_forgotten(world: World) -> None:

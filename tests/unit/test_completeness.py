@@ -75,6 +75,7 @@ def some_facts(draw: st.DrawFn, *, silent: bool = False) -> SeriesFacts:
         held=held,
         study_held=held | others,
         study_series=2 if others - held else 1,
+        complete_at=draw(st.none() | MOMENTS),
     )
 
 
@@ -262,6 +263,43 @@ def test_a_commitment_in_an_open_association_waits_for_the_next_part() -> None:
     assert decision.ask_again_at == T0 + 3 * SECOND
     assert at(3, sending).whole
     assert at(1, replace(sending, open_associations=0, last_ended_at=T0)).whole
+
+
+@pytest.mark.parametrize("source", [EvidenceSource.AVAILABILITY, EvidenceSource.COMMITMENT])
+@pytest.mark.parametrize("open_associations", [0, 1])
+def test_who_tells_of_one_image_at_a_time_may_tell_of_more(
+    source: EvidenceSource, open_associations: int
+) -> None:
+    first = facts(says(source, uids=listing(1)), images=1, open_associations=open_associations)
+    decision = at(1, first)
+    assert not decision.whole
+    assert "one image at a time" in decision.reason
+    assert decision.ask_again_at == T0 + 3 * SECOND
+    assert at(3, first).whole
+    # a performed procedure step lists all there is
+    assert at(1, facts(says(EvidenceSource.MPPS, uids=listing(1)), images=1)).whole
+
+
+@pytest.mark.parametrize("source", SOURCES[:4])
+def test_a_list_from_before_the_decision_says_nothing_of_images_sent_again(
+    source: EvidenceSource,
+) -> None:
+    """Half of the images are new versions and half still the old ones: no volume."""
+    old = says(source, uids=listing(20))
+    again = facts(
+        old, complete_at=T0, last_received_at=T0 + 60 * SECOND, last_ended_at=T0 + 60 * SECOND
+    )
+    decision = at(60.1, again)
+    assert not decision.whole
+    assert decision.source is EvidenceSource.QUIET
+    # a list that came since then counts, but only when the sender is done
+    new = replace(old, at=T0 + 59 * SECOND)
+    assert at(60.1, replace(again, evidence=(new,))).whole
+    sending = replace(again, evidence=(new,), open_associations=1, last_ended_at=None)
+    assert not at(60.1, sending).whole
+    assert at(63, sending).whole
+    # what was found incomplete is completed by what the old list names
+    assert at(60.1, replace(again, complete_at=None)).whole
 
 
 def test_parts_of_one_source_are_put_together() -> None:
