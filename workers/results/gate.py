@@ -142,8 +142,11 @@ def _check_references(
 
 def _references(dataset: Dataset) -> Iterator[Dataset]:
     """Every item with a Referenced SOP Instance UID that is not copied from the source."""
-    for element in dataset:
-        if element.VR != "SQ" or element.keyword in COPIED:
+    for tag in dataset.keys():  # noqa: SIM118 - iteration itself decodes every value
+        if dataset.get_item(tag).VR != "SQ":
+            continue
+        element = dataset[tag]
+        if element.keyword in COPIED:
             continue
         for item in element.value:
             if "ReferencedSOPInstanceUID" in item:

@@ -121,7 +121,7 @@ def png(pages: Sequence[Page]) -> bytes:
         sheet[top : top + rows, left : left + columns] = page.rgb
     with io.BytesIO() as buffer:
         # a higher level takes several times as long for a few percent
-        Image.fromarray(sheet).save(buffer, format="PNG", compress_level=3)
+        Image.fromarray(sheet).save(buffer, format="PNG", compress_level=1)
         return buffer.getvalue()
 
 
