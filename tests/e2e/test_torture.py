@@ -22,6 +22,7 @@ WITHOUT_SQL_TIME = (
     "two nodes on one ledger",
 )
 ON_SERVERS = (
+    "sender killed while sending",
     "dispatcher killed",
     "broker killed",
     "SQL away",
