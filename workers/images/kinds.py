@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from core.domain import IDENTITY_KEYWORDS
-from core.errors import NotApplicableError, ResultError
-from workers.images.attributes import text, whole
+from core.errors import DecodeError, NotApplicableError, ResultError
+from workers.images.attributes import text, texts, whole
 from workers.images.read import pixel_keyword
 
 # Words in the names of SOP classes (PS3.4 B.5), in this order, and what such an object is.
@@ -32,16 +32,25 @@ _NO_IMAGES: tuple[tuple[str, str], ...] = (
     ("Video", "a video, which is not read"),
 )
 
+_OWN_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
 
 def check_identity(datasets: Sequence[Dataset]) -> None:
     """See that all instances are of one patient, study and series (promise 3).
 
     Raises:
         NotApplicableError: there are none.
+        DecodeError: one lacks the UIDs that results refer to it by.
         ResultError: they differ.
     """
     if not datasets:
         raise NotApplicableError("the series has no images")
+    for number, dataset in enumerate(datasets, start=1):
+        for keyword in _OWN_UIDS:
+            if len(texts(dataset, keyword)) != 1:
+                raise DecodeError(
+                    f"image {number} has no {keyword}, or several: nothing can refer to it"
+                )
     for keyword in (*IDENTITY_KEYWORDS, "SeriesInstanceUID"):
         if len({text(dataset, keyword) for dataset in datasets}) > 1:
             raise ResultError(

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.tag import Tag
 
-from core.errors import SentinodeError
+from core.errors import DecodeError, SentinodeError
 from core.modelspec import InputSpec
 from workers.images.build import build_stacks
 
@@ -97,3 +97,16 @@ def test_broken_headers(make, bases, data):
     except SentinodeError:
         return
     assert all(len(stack.array) == len(stack.frames) for stack in stacks)
+
+
+@pytest.mark.parametrize(
+    "keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+)
+@pytest.mark.parametrize("value", [None, ["1.2.3", "1.2.4"]])
+def test_an_image_that_no_result_could_refer_to(make, keyword, value):
+    array = np.zeros((3, 4, 4), dtype=np.uint16)
+    datasets = make.slices(array, make.affine())
+    for dataset in datasets:
+        setattr(dataset, keyword, value)
+    with pytest.raises(DecodeError, match=f"image 1 has no {keyword}"):
+        build_stacks(datasets, InputSpec(modality=("MR",)), max_voxels=1_000)
