@@ -114,8 +114,8 @@ class Lease:
 
     def _heartbeat(self) -> bool:
         with self._ledger.write() as work:
-            until = clock.now() + self._duration
-            return work.jobs.heartbeat(self._job_id, self._owner, until)
+            now = clock.now()
+            return work.jobs.heartbeat(self._job_id, self._owner, now + self._duration, now)
 
     def _give_back(self) -> bool:
         with self._ledger.write() as work:

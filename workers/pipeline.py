@@ -26,6 +26,7 @@ from core.errors import (
 from core.ledger import Ledger
 from core.lifecycle import JobState
 from core.modelspec import ModelSpec
+from core.processes import this_boot, this_machine
 from core.settings import Settings
 from core.store import Store, result_key
 from workers.analyse import Clock, analyse
@@ -228,4 +229,5 @@ class Pipeline:
 
 
 def _new_owner() -> str:
-    return f"worker:{uuid.uuid4().hex}"
+    # the machine and its boot, so that a power cut is not taken for the job's fault
+    return f"worker:{this_machine()}.{this_boot()}:{uuid.uuid4().hex}"
