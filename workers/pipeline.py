@@ -117,7 +117,9 @@ class Pipeline:
             except LeaseLostError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it was, the job says so
+                lease.computed()
                 return self._verdicts.trouble(job, owner, error)
+            lease.computed()
             return self._verdicts.done(job, owner, outcome)
         except LeaseLostError as error:
             log.warning("job_lost", reason=str(error))
