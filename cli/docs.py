@@ -108,6 +108,8 @@ EVENTS = {
     "job_published": "A job's id was sent to its queue.",
     "job_trouble": "An unforeseen error, with its traceback. The job is tried again.",
     "lease_not_renewed": "A worker could not reach the ledger while it computed. It goes on.",
+    "machine_restarted": "A worker began on a machine that had been switched off; the `jobs` that "
+    "the machine had in hand were given back, and are not blamed.",
     "message_refused": "A message of MPPS, Instance Availability Notification or Storage "
     "Commitment was not taken. `status` is what the peer was told, `reason` why.",
     "model_loaded": "A worker loaded a model, and onto which device.",

@@ -157,6 +157,7 @@ def _turn_of(job: Job) -> str:
     parts += [f"from {job.sender}"] if job.sender else []
     parts += [f"memory ran out {job.strain} time(s)"] if job.strain else []
     parts += [f"its worker died {job.deaths} time(s)"] if job.deaths else []
+    parts += [f"lost {job.losses} time(s) without a known cause"] if job.losses else []
     parts += [f"results of job {job.same_as}"] if job.same_as else []
     return ", ".join(parts)
 

@@ -146,7 +146,8 @@ class Job:
         run: 1 for the first; a re-run of the same input counts up.
         created_at: also the date that every object made by the job bears.
         reason: why it ended as it did, for a person.
-        deaths: how many workers died while they ran it.
+        deaths: how many workers died while they ran it, by its fault as far as is known.
+        losses: how often its lease ran out, and nobody knows why.
         priority: the greater goes first; 0 is routine.
         size: bytes of the input.
         sender: AE title that the input came from.
@@ -178,6 +179,7 @@ class Job:
     remedy: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     deaths: int = 0
+    losses: int = 0
     priority: int = 0
     size: int = 0
     sender: str = ""

@@ -18,6 +18,7 @@ it gets. A message says what happened, where, and what to do::
     │   ├── LedgerValueError     a value that the database does not take (no retry)
     │   └── NotFoundError        no such job, study, result               (no retry)
     ├── StoreError               bytes cannot be written or read           (retry)
+    │   └── BytesGoneError       the store answers, and has no such bytes  (retry a few times)
     ├── QueueError               the broker is away                        (retry)
     ├── PeerError                a DICOM peer cannot be reached or refused (retry)
     ├── ModelError               a model package that cannot be used
@@ -154,6 +155,15 @@ class StoreError(SentinodeError):
 
     retry = True
     remedy = "See that storage.store is reachable and has space; run `sentinode check`."
+
+
+class BytesGoneError(StoreError):
+    """The store answers, and does not have what the ledger says it has.
+
+    It may be a moment's trouble of a network file system; after a few tries it is given up.
+    """
+
+    remedy = "Send the study again, or bring the store back from a backup; then `sentinode retry`."
 
 
 class QueueError(SentinodeError):

@@ -156,8 +156,9 @@ SERIES_MOVES: dict[SeriesState, frozenset[SeriesState]] = {
 }
 
 JOB_MOVES: dict[JobState, frozenset[JobState]] = {
-    J.WAITING: frozenset({J.QUEUED, J.HELD, J.CANCELLED, J.SUPERSEDED, J.QUARANTINED}),
-    J.QUEUED: frozenset({J.WAITING, J.RUNNING, J.HELD, J.CANCELLED, J.SUPERSEDED}),
+    # To running again: its worker was taken for dead, and is not.
+    J.WAITING: frozenset({J.QUEUED, J.RUNNING, J.HELD, J.CANCELLED, J.SUPERSEDED, J.QUARANTINED}),
+    J.QUEUED: frozenset({J.WAITING, J.RUNNING, J.HELD, J.CANCELLED, J.SUPERSEDED, J.QUARANTINED}),
     J.RUNNING: frozenset(
         {
             J.DONE,
@@ -175,7 +176,8 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     J.DONE: frozenset({J.SUPERSEDED}),
     J.NOT_APPLICABLE: frozenset({J.SUPERSEDED}),
     J.FAILED: frozenset({J.SUPERSEDED}),
-    J.QUARANTINED: frozenset({J.CANCELLED, J.SUPERSEDED}),
+    # To running or waiting: the deaths that it was blamed for were none.
+    J.QUARANTINED: frozenset({J.RUNNING, J.WAITING, J.CANCELLED, J.SUPERSEDED}),
     J.CANCELLED: frozenset(),
     J.SUPERSEDED: frozenset(),
 }

@@ -255,6 +255,10 @@ class JobRow(Base):
     `sender` (AE title). `expected` is how many images there should be. `strain` counts how often
     memory ran out: 1 computes in smaller batches, 2 on the CPU. `same_as` is the job whose
     findings were taken because model version and input are the same.
+
+    `deaths` are those of workers that the job is blamed for; `losses` counts leases that ran out
+    without anybody to blame. `lost_by` is who held the last lease that ran out, and `blamed`
+    whether it counts as a death: should that worker be heard again, both are put right.
     """
 
     __tablename__ = "job"
@@ -272,6 +276,9 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=0)
     deaths: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
+    lost_by: Mapped[str | None] = mapped_column(String(64))
+    blamed: Mapped[bool] = mapped_column(Boolean, default=False)
     priority: Mapped[int] = mapped_column(default=0)
     size: Mapped[int] = mapped_column(_Id, default=0)
     sender: Mapped[str] = mapped_column(String(16), default="")

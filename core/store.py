@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
-from core.errors import StoreError
+from core.errors import BytesGoneError, StoreError
 
 _DIGEST_IN_KEY = 16
 _MOST_KNOWN_FOLDERS = 10_000
@@ -143,16 +143,21 @@ class Store:
         """Open the bytes under `key` for reading.
 
         Raises:
-            StoreError: they are not there or cannot be read.
+            BytesGoneError: they are not there.
+            StoreError: they cannot be read.
         """
         with _remote(key):
-            return cast("IO[bytes]", self._fs.open(self._path(key), "rb"))
+            try:
+                return cast("IO[bytes]", self._fs.open(self._path(key), "rb"))
+            except FileNotFoundError as error:
+                raise self._missing(key) from error
 
     def get(self, key: str) -> bytes:
         """The bytes under `key`.
 
         Raises:
-            StoreError: they are not there or cannot be read.
+            BytesGoneError: they are not there.
+            StoreError: they cannot be read.
         """
         with _remote(key), self.open(key) as stream:
             return stream.read()
@@ -164,12 +169,13 @@ class Store:
         Memory stays small, whatever its size. Only to be read.
 
         Raises:
-            StoreError: they are not there or cannot be read.
+            BytesGoneError: they are not there.
+            StoreError: they cannot be read.
         """
         if self._local:
             path = Path(self._path(key))
             if not path.is_file():
-                raise StoreError(f"{key} is not in the store")
+                raise self._missing(key)
             yield path
             return
         with tempfile.NamedTemporaryFile(prefix="sentinode-") as copy:
@@ -177,6 +183,17 @@ class Store:
                 shutil.copyfileobj(stream, copy, _PIECE)
             copy.flush()
             yield Path(copy.name)
+
+    def _missing(self, key: str) -> StoreError:
+        """What it means that `key` is not there: gone, or the whole store is away.
+
+        A disk that is not mounted leaves an empty folder behind, without `instances`.
+        """
+        root = self._root if self._local else self._root.partition("/")[0] or self._root
+        place = f"{root}/{key.partition('/')[0]}" if self._local else root
+        if self._fs.exists(place):
+            return BytesGoneError(f"{key} is not in the store any more")
+        return StoreError(f"{key} is not there, and neither is the store itself ({place})")
 
     def exists(self, key: str) -> bool:
         """Whether something is stored under `key`."""

@@ -18,7 +18,7 @@ from core import logs
 from core.queue import make_app, worker_name
 from core.settings import Settings
 from workers.board import Board, Watch
-from workers.successor import settle
+from workers.successor import settle, settle_restart
 from workers.tasks import register
 
 log = structlog.get_logger()
@@ -52,7 +52,9 @@ def run_worker(settings: Settings) -> None:
     def _on_child(**_: object) -> None:
         logs.configure(settings.logs, "worker")
         left = board.take_over()
-        if left is not None:
+        if left is None:
+            threading.Thread(target=settle_restart, args=(settings,), daemon=True).start()
+        else:
             note, overdue = left
             # not waited for: Celery ends a child that is not ready within seconds
             threading.Thread(

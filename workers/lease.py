@@ -74,6 +74,11 @@ class Lease:
         self._limit = seconds
         self._note()
 
+    def computed(self) -> None:
+        """The work is done; to write it down may take as long as the ledger is away."""
+        self._limit = None
+        self._note()
+
     def check(self) -> None:
         """Stop early when the job is no longer ours, or took too long.
 
@@ -114,8 +119,8 @@ class Lease:
 
     def _heartbeat(self) -> bool:
         with self._ledger.write() as work:
-            until = clock.now() + self._duration
-            return work.jobs.heartbeat(self._job_id, self._owner, until)
+            now = clock.now()
+            return work.jobs.heartbeat(self._job_id, self._owner, now + self._duration, now)
 
     def _give_back(self) -> bool:
         with self._ledger.write() as work:
@@ -123,6 +128,19 @@ class Lease:
             work.jobs.give_back(self._job_id, self._owner, STOPPED, now, now)
         log.warning("job_given_back", job=self._job_id, reason=STOPPED, again_in_seconds=0)
         return False
+
+
+class RenditionLease(Lease):
+    """The same for a rendition, which nobody stops and whose time is not limited."""
+
+    def __init__(self, ledger: Ledger, rendition_id: int, owner: str, seconds: float) -> None:
+        super().__init__(ledger, f"rendition {rendition_id}", owner, seconds)
+        self._rendition_id = rendition_id
+
+    def _heartbeat(self) -> bool:
+        with self._ledger.write() as work:
+            until = clock.now() + self._duration
+            return work.renditions.heartbeat(self._rendition_id, self._owner, until)
 
 
 def too_long(seconds: float) -> TimeLimitError:

@@ -26,6 +26,7 @@ from core.errors import (
 from core.ledger import Ledger
 from core.lifecycle import JobState
 from core.modelspec import ModelSpec
+from core.processes import this_boot, this_machine
 from core.settings import Settings
 from core.store import Store, result_key
 from workers.analyse import Clock, analyse
@@ -116,7 +117,9 @@ class Pipeline:
             except LeaseLostError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it was, the job says so
+                lease.computed()
                 return self._verdicts.trouble(job, owner, error)
+            lease.computed()
             return self._verdicts.done(job, owner, outcome)
         except LeaseLostError as error:
             log.warning("job_lost", reason=str(error))
@@ -228,4 +231,5 @@ class Pipeline:
 
 
 def _new_owner() -> str:
-    return f"worker:{uuid.uuid4().hex}"
+    # the machine and its boot, so that a power cut is not taken for the job's fault
+    return f"worker:{this_machine()}.{this_boot()}:{uuid.uuid4().hex}"

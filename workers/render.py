@@ -18,16 +18,17 @@ from pydicom.dataset import Dataset
 from core import clock
 from core.alternatives import SEGMENTATION
 from core.domain import Rendition, Result
-from core.errors import LeaseLostError, ResultError, SentinodeError
+from core.errors import BytesGoneError, LeaseLostError, ResultError, SentinodeError
 from core.ledger import Ledger
 from core.settings import Settings
 from core.sopclasses import name_of
 from core.store import Store, alternative_key
+from workers.lease import RenditionLease
 
 log = structlog.get_logger()
 
-# Longer than any object takes to make, so that nobody needs to renew it.
-_LEASE = timedelta(minutes=5)
+# Nobody tells of the death of who makes one: its lease may run out a little later than a job's.
+_LEASES_OF_A_JOB = 2
 _LONGEST_RETRY_SECONDS = 300.0
 
 _SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
@@ -79,24 +80,31 @@ class Renderer:
             LedgerError: SQL is away; the lease runs out and it is published again.
         """
         owner = f"render:{uuid.uuid4().hex}"
+        seconds = _LEASES_OF_A_JOB * self._settings.jobs.lease_seconds
         now = clock.now()
         with self._ledger.write() as work:
-            rendition = work.renditions.claim(rendition_id, owner, now + _LEASE, now)
+            until = now + timedelta(seconds=seconds)
+            rendition = work.renditions.claim(rendition_id, owner, until, now)
         if rendition is None:
             log.info("rendition_not_to_be_had", rendition=rendition_id)
             return False
         with structlog.contextvars.bound_contextvars(rendition=rendition_id, job=rendition.job_id):
             try:
-                return self._guarded(rendition, owner)
+                with RenditionLease(self._ledger, rendition_id, owner, seconds) as lease:
+                    return self._guarded(rendition, owner, lease)
             except LeaseLostError as error:
                 log.warning("rendition_lost", reason=str(error))
                 return False
 
-    def _guarded(self, rendition: Rendition, owner: str) -> bool:
+    def _guarded(self, rendition: Rendition, owner: str, lease: RenditionLease) -> bool:
         try:
             results = self._make(rendition, owner)
+            lease.check()
+        except LeaseLostError:
+            raise
         except SentinodeError as error:
-            if error.retry:
+            tries_left = rendition.attempts < self._settings.jobs.max_attempts
+            if error.retry and (tries_left or not isinstance(error, BytesGoneError)):
                 self._give_back(rendition, owner, str(error))
             else:
                 self._fail(rendition, owner, str(error))

@@ -13,6 +13,7 @@ import structlog
 from core import clock
 from core.domain import Finding, Job, Result
 from core.errors import (
+    BytesGoneError,
     LedgerError,
     MemoryShortError,
     NotApplicableError,
@@ -86,8 +87,8 @@ class Verdicts:
         """The analysis ended in an error: the last word, or to be tried again?
 
         Memory that ran out: in smaller batches, then on the CPU. A server that is away comes
-        back, so it is waited for; a trouble that nobody knows may stay, so it is tried a few
-        times. Everything else would end the same way again.
+        back, so it is waited for; a trouble that nobody knows may stay, and bytes that are gone
+        hardly come back, so it is tried a few times. Everything else would end the same way again.
 
         Raises:
             LeaseLostError: the job is not the owner's any more.
@@ -106,6 +107,8 @@ class Verdicts:
             if job.attempt >= self._limits.max_attempts:
                 ended = SentinodeError(reason, remedy="See the worker's log.")
                 return self._fail(job, owner, ended)
+        elif isinstance(error, BytesGoneError) and job.attempt >= self._limits.max_attempts:
+            return self._fail(job, owner, error)
         doublings = min(job.attempt - 1, 16)
         wait = min(self._limits.retry_seconds * 2**doublings, _LONGEST_RETRY_SECONDS)
         return self._give_back(job, owner, reason, wait)

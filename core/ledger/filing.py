@@ -6,13 +6,14 @@ from its study puts the study into conflict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -58,12 +59,13 @@ class _Version:
     """One version of an instance while a batch is filed.
 
     `id` is None for one that the batch brings, and `row` its values; `was` is what the ledger
-    says of `current`; `gone`, that its bytes were removed.
+    says of `current`; `gone`, that its bytes were removed; `study`, where its series is filed.
     """
 
     digest: str
     current: bool
     identity: dict[str, Any]
+    study: str
     id: int | None = None
     was: bool = False
     gone: bool = False
@@ -88,6 +90,7 @@ class Filing:
         """
         if not batch:
             return []
+        self._one_after_the_other({item.sop_instance_uid for item in batch})
         self._associations(batch)
         studies, series = self._lock(batch, now)
         self._insert(
@@ -138,6 +141,7 @@ class Filing:
                 incoming.digest,
                 True,
                 incoming.identity,
+                series.study_instance_uid,
                 row={
                     "sop_instance_uid": incoming.sop_instance_uid,
                     "sop_class_uid": incoming.sop_class_uid,
@@ -155,6 +159,9 @@ class Filing:
         )
         conflicts = self._conflicts(incoming, study, series, earlier)
         studies = {incoming.study_instance_uid, series.study_instance_uid} if conflicts else set()
+        if conflicts and earlier is not None:
+            # that study has lost an image to this one
+            studies.add(earlier.study)
         for study_uid in sorted(studies):
             self._note_conflicts(study_uid, incoming, conflicts, now)
         return Filed(
@@ -210,14 +217,16 @@ class Filing:
                 InstanceRow.digest,
                 InstanceRow.current,
                 InstanceRow.identity,
+                SeriesRow.study_instance_uid,
                 InstanceRow.id,
                 InstanceRow.gone_at.is_not(None),
             )
+            .join(SeriesRow, SeriesRow.series_instance_uid == InstanceRow.series_instance_uid)
             .where(InstanceRow.sop_instance_uid.in_(found))
             .order_by(InstanceRow.version)
         )
-        for uid, digest, current, identity, row_id, gone in rows:
-            found[uid].append(_Version(digest, current, identity, row_id, current, gone))
+        for uid, digest, current, identity, study, row_id, gone in rows:
+            found[uid].append(_Version(digest, current, identity, study, row_id, current, gone))
         return found
 
     def _write_versions(self, versions: list[_Version]) -> None:
@@ -270,6 +279,20 @@ class Filing:
             ],
         )
 
+    def _one_after_the_other(self, sop_instance_uids: Collection[str]) -> None:
+        """Who files one of these instances waits until the commit of who does so already.
+
+        They may name different studies, whose rows do not keep them apart. Before every other
+        lock and in one order, so that nobody waits in a circle. SQLite has one writer anyway.
+        """
+        if self._session.get_bind().dialect.name != "postgresql":
+            return
+        keys = sorted(_number(uid) for uid in sop_instance_uids)
+        self._session.execute(
+            text("SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(:keys AS bigint[])) AS k"),
+            {"keys": keys},
+        ).all()
+
     def _lock(
         self, batch: Sequence[IncomingInstance], now: datetime
     ) -> tuple[dict[str, StudyRow], dict[str, SeriesRow]]:
@@ -286,10 +309,20 @@ class Filing:
         locked: dict[str, StudyRow] = {}
         while not of_study.keys() <= locked.keys():  # or retention was faster by a moment
             self._insert(StudyRow, [_study(item, now) for _, item in sorted(of_study.items())])
-            # a series may be known in another study: that one is in conflict then, and locked too
+            # a series or an instance may be known in another study: that one is in conflict then,
+            # and locked too
             others = session.scalars(
-                select(SeriesRow.study_instance_uid).where(
-                    SeriesRow.series_instance_uid.in_(of_series)
+                select(SeriesRow.study_instance_uid)
+                .where(SeriesRow.series_instance_uid.in_(of_series))
+                .union(
+                    select(SeriesRow.study_instance_uid)
+                    .join(
+                        InstanceRow,
+                        InstanceRow.series_instance_uid == SeriesRow.series_instance_uid,
+                    )
+                    .where(
+                        InstanceRow.sop_instance_uid.in_({item.sop_instance_uid for item in batch})
+                    )
                 )
             )
             studies = session.scalars(
@@ -359,6 +392,11 @@ class Filing:
             )
         )
         return {(keyword, earlier, later) for keyword, earlier, later in rows}
+
+
+def _number(uid: str) -> int:
+    """64 bits of a UID's hash, signed, as PostgreSQL's advisory locks want it."""
+    return int.from_bytes(hashlib.sha256(uid.encode()).digest()[:8], "big", signed=True)
 
 
 def _study(incoming: IncomingInstance, now: datetime) -> dict[str, Any]:

@@ -201,6 +201,14 @@ class Renditions:
         ).one()
         return rendition_value(row, result, job)
 
+    def heartbeat(self, rendition_id: int, owner: str, until: datetime) -> bool:
+        """Renew a lease; False when it is lost."""
+        row = self._locked(rendition_id)
+        if row.state != RenditionState.RUNNING or row.lease_owner != owner:
+            return False
+        row.lease_until = until
+        return True
+
     def finish(
         self, rendition_id: int, owner: str, results: Sequence[Result], now: datetime
     ) -> list[str]:

@@ -136,6 +136,7 @@ def job_value(row: JobRow, series: tuple[str, ...] = ()) -> Job:
         remedy=row.remedy,
         summary=row.summary,
         deaths=row.deaths,
+        losses=row.losses,
         priority=row.priority,
         size=row.size,
         sender=row.sender,

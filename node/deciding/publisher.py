@@ -16,6 +16,7 @@ from core.errors import QueueError
 from core.ledger import Ledger
 from core.lifecycle import JobState
 from core.settings import Settings
+from node.deciding.calm import Calm
 
 log = structlog.get_logger()
 
@@ -44,8 +45,7 @@ class Publisher:
         self._lease = timedelta(seconds=settings.jobs.lease_seconds)
         self._broker_failures = 0
         self._broker_retry_at: datetime | None = None
-        self._last_step: datetime | None = None
-        self._calm_since: datetime | None = None
+        self._calm = Calm(self._lease)
 
     def step(self) -> int:
         """Publish what is due; returns how many jobs were published.
@@ -56,19 +56,12 @@ class Publisher:
         now = self._now()
         with self._ledger.read() as work:
             has_jobs = work.jobs.has_work(now)
-        self._note_calm(now)
+        self._calm.note(now)
         return self._publish_due(now) if has_jobs else 0
-
-    def _note_calm(self, now: datetime) -> None:
-        """Since when the ledger answered without a gap: only then can a worker be blamed."""
-        gap = self._last_step is None or now - self._last_step > self._lease / 2
-        if gap or self._calm_since is None:
-            self._calm_since = now
-        self._last_step = now
 
     def _publish_due(self, now: datetime) -> int:
         broker_away = self._broker_retry_at is not None and now < self._broker_retry_at
-        blame = self._calm_since is not None and now - self._calm_since > self._lease
+        blame = self._calm.lasts(now)
         with self._ledger.write() as work:
             for job_id, state in work.jobs.expire(now, blame=blame):
                 level = log.error if state == JobState.QUARANTINED else log.warning

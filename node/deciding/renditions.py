@@ -15,6 +15,7 @@ from core import clock
 from core.errors import QueueError
 from core.ledger import Ledger
 from core.settings import Settings
+from node.deciding.calm import Calm
 
 log = structlog.get_logger()
 
@@ -40,6 +41,8 @@ class RenditionDispatcher:
         self._republish = timedelta(seconds=settings.queue.republish_seconds)
         self._relearn = timedelta(hours=settings.delivery.relearn_hours)
         self._most_deaths = settings.jobs.max_attempts
+        # of `workers.render`: twice a job's
+        self._calm = Calm(timedelta(seconds=2 * settings.jobs.lease_seconds))
 
     def step(self) -> int:
         """Publish what is due; returns how many.
@@ -49,11 +52,16 @@ class RenditionDispatcher:
         """
         now = self._now()
         with self._ledger.read() as work:
-            if not work.renditions.has_work(now):
-                return 0
+            has_work = work.renditions.has_work(now)
+        self._calm.note(now)
+        if not has_work:
+            return 0
         with self._ledger.write() as work:
             expired = work.renditions.expire(
-                now, now - self._relearn, most_deaths=self._most_deaths
+                now,
+                now - self._relearn,
+                most_deaths=self._most_deaths,
+                blame=self._calm.lasts(now),
             )
             for rendition_id, state in expired:
                 log.warning("rendition_lease_expired", rendition=rendition_id, state=str(state))

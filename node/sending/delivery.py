@@ -42,7 +42,7 @@ from node.dimse.scu import (
     head_of,
     store_file,
 )
-from node.sending.judge import Verdict, judge
+from node.sending.judge import Verdict, judge, judge_store
 from node.sending.outcomes import BATCH, Outcomes, Visit
 
 log = structlog.get_logger()
@@ -185,7 +185,7 @@ class Delivery:
             with self._store.open(transfer.store_key) as stream:
                 return head_of(stream)
         except StoreError as error:
-            verdict = Verdict(TransferState.DUE, str(error), refusal=True)
+            verdict = judge_store(error)
         except ObjectUnreadableError as error:
             verdict = Verdict(TransferState.FAILED, str(error))
         self._outcomes.record(visit, transfer, verdict, None)
@@ -245,7 +245,7 @@ class Delivery:
             visit.answered = True
             verdict = judge(status, comment)
         except StoreError as error:
-            verdict = Verdict(TransferState.DUE, str(error), refusal=True)
+            verdict = judge_store(error)
         except ObjectUnreadableError as error:
             verdict = Verdict(TransferState.FAILED, str(error))
         except NoContextError as error:

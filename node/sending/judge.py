@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from core.errors import BytesGoneError, StoreError
 from core.lifecycle import TransferState
 
 _JITTER = 0.2
@@ -18,6 +19,8 @@ class Verdict:
         trouble: the destination is in trouble, perhaps over this very object: stop here, and
             let others go first the next time.
         refusal: the destination answered with an error; after some of them it is final.
+        ours: the trouble is in our own store, and says nothing about the destination; with
+            `refusal` the object fails after some tries, else it is waited for.
         sop_class: the destination takes no object of this SOP class.
     """
 
@@ -25,6 +28,7 @@ class Verdict:
     message: str
     trouble: bool = False
     refusal: bool = False
+    ours: bool = False
     sop_class: bool = False
 
 
@@ -44,6 +48,13 @@ def judge(status: int, comment: str) -> Verdict:
         what = "SOP class not supported" if sop_class else "sender not allowed"
         return Verdict(TransferState.REFUSED, f"{what}: {text}", sop_class=sop_class)
     return Verdict(TransferState.DUE, f"refused: {text}", refusal=True)
+
+
+def judge_store(error: StoreError) -> Verdict:
+    """Our store did not give the object: bytes that are gone are given up after some tries."""
+    gone = isinstance(error, BytesGoneError)
+    what = f"{error}. {error.remedy}" if gone else str(error)
+    return Verdict(TransferState.DUE, what, refusal=gone, ours=True)
 
 
 def backoff(failures: int, first: float, longest: float, spread: float) -> timedelta:

@@ -120,7 +120,10 @@ class Outcomes:
         if verdict.refusal:
             next_try_at = now + self.wait(transfer.refusals)
             if transfer.refusals + 1 >= self._settings.delivery.max_refusals:
-                state, next_try_at = TransferState.REFUSED, None
+                state = TransferState.FAILED if verdict.ours else TransferState.REFUSED
+                next_try_at = None
+        elif verdict.ours:
+            next_try_at = now + self.wait(transfer.attempts)
         with self._ledger.write() as work:
             work.transfers.record(
                 transfer.id,

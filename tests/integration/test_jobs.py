@@ -424,7 +424,7 @@ def test_what_is_not_finished_can_be_cancelled(ledger: Ledger, state: JobState) 
     assert life.job.state == J.CANCELLED
     assert life.events[-1].actor == "somebody"
     with ledger.write() as work:
-        assert not work.jobs.heartbeat(job_id, "w:1", T0 + LEASE)
+        assert not work.jobs.heartbeat(job_id, "w:1", T0 + LEASE, T0)
     with pytest.raises(LeaseLostError), ledger.write() as work:
         work.jobs.finish(job_id, "w:1", J.DONE, T0, results=[a_result(job_id)])
     with pytest.raises(IllegalMoveError, match="nothing to cancel"), ledger.write() as work:

@@ -390,8 +390,8 @@ def test_who_lost_the_lease_writes_nothing(ledger: Ledger) -> None:
     assert job_id
     run_job(ledger, job_id, "w:1")
     with ledger.write() as work:
-        assert work.jobs.heartbeat(job_id, "w:1", T0 + 60 * SECOND)
-        assert not work.jobs.heartbeat(job_id, "w:2", T0 + 60 * SECOND)
+        assert work.jobs.heartbeat(job_id, "w:1", T0 + 60 * SECOND, T0)
+        assert not work.jobs.heartbeat(job_id, "w:2", T0 + 60 * SECOND, T0)
         work.jobs.expire(T0 + 61 * SECOND)
     run_job(ledger, job_id, "w:2")
     with pytest.raises(LeaseLostError), ledger.write() as work:

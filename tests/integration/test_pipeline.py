@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sqlalchemy import update
 from support.instances import T0, incoming, mr_slice
 from support.packages import write_threshold
 
+import workers.board
 import workers.pipeline
 from cli.phantom import PhantomStudy, write_phantom_study
 from core import clock
@@ -35,9 +37,11 @@ from core.store import Store
 from models.architectures import build
 from models.registry import LoadedModel
 from models.weights import save_weights
+from workers.board import Board, Watch
 from workers.inference import Models
 from workers.pipeline import Pipeline
 from workers.results import gate
+from workers.verdict import Verdicts
 
 SMALL: dict[str, Any] = {"slices": 8, "shape": (64, 64), "series": ("FLAIR",), "lesions": 1}
 SECOND = timedelta(seconds=1)
@@ -457,6 +461,68 @@ def test_a_job_that_takes_too_long_fails_at_the_next_batch(
     assert life.job.reason == "it took longer than 0.01 s"
     assert "[limits]" in life.job.remedy
     assert len(batches) <= 1
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("well", [True, False])
+def test_writing_down_what_came_out_is_not_limited(
+    bright: tuple[Workshop, str], monkeypatch: pytest.MonkeyPatch, well: bool
+) -> None:
+    """While the ledger is away the parent does not end a child that has done its work."""
+    made, series = bright
+    board, ended = Board(), threading.Event()
+    monkeypatch.setattr(workers.board.os, "kill", lambda *_: ended.set())
+    if not well:
+        _short_of_memory(monkeypatch, RuntimeError("the network is wrong"), 1)
+    job_id = made.queue(series, "bright")
+    write = Verdicts._write_patiently
+
+    def away_for_a_while(self: Verdicts, *args: Any) -> None:
+        note = board.read()
+        assert note is not None
+        # as long as the ledger is away, the limit passes
+        board.note(replace(note, ends_at=None if note.ends_at is None else 0.0))
+        assert not ended.wait(0.5)
+        write(self, *args)
+
+    monkeypatch.setattr(Verdicts, "_write_patiently", away_for_a_while)
+    Watch(board, grace=0.0, poll_seconds=0.05).start()
+    pipeline = Pipeline(made.settings, made.ledger, made.store, Models(made.settings), board)
+    assert pipeline.run(job_id) == (JobState.DONE if well else JobState.WAITING)
+
+
+@ON_SQLITE
+def test_bytes_that_are_gone_end_the_job_after_some_tries(bright: tuple[Workshop, str]) -> None:
+    made, series = bright
+    job_id = made.queue(series, "bright")
+    with made.ledger.read() as work:
+        made.store.delete(work.jobs.instances_of(job_id)[3].store_key)
+    seen = []
+    for _ in range(3):
+        seen.append(made.pipeline.run_next("cpu"))
+        made.again()
+    assert seen == [JobState.WAITING, JobState.WAITING, JobState.FAILED]
+    job = made.life(job_id).job
+    assert "not in the store any more" in job.reason
+    assert "Send the study again" in job.remedy
+
+
+@ON_SQLITE
+def test_a_store_that_is_away_is_waited_for(bright: tuple[Workshop, str], tmp_path: Path) -> None:
+    """As when a network disk is not mounted: the folder is there, and empty."""
+    made, series = bright
+    job_id = made.queue(series, "bright")
+    folder = made.store.folder
+    assert folder is not None
+    folder.rename(tmp_path / "away")
+    for there in (False, True, False, True, False):
+        folder.mkdir(exist_ok=True) if there else None
+        assert made.pipeline.run_next("cpu") == JobState.WAITING
+        made.again()
+    folder.rmdir()
+    (tmp_path / "away").rename(folder)
+    assert made.pipeline.run_next("cpu") == JobState.DONE
+    assert made.life(job_id).job.attempt == 6
 
 
 def test_two_routes_with_one_model_send_one_set_of_objects(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
@@ -269,6 +270,37 @@ def test_a_bytes_loss_in_the_store_is_told_and_stops_nothing(world: World) -> No
         assert pacs.uids() == world.uids[1:]
     assert world.transfers()[0][:1] == (TransferState.FAILED,)
     assert "not a DICOM file" in world.transfers()[0][1]
+
+
+def test_bytes_that_are_gone_are_given_up_after_some_tries(world: World) -> None:
+    Store(world.settings.store_url).delete("r/SEG")
+    with small_pacs(world.port) as pacs:
+        for number in range(4):
+            assert world.step() == (number == 0)
+            world.later(600)
+        assert pacs.uids() == world.uids[1:]
+    state, message, tries = world.transfers()[0]
+    assert (state, tries) == (TransferState.FAILED, 3)
+    assert "not in the store any more" in message
+    assert "Send the study again" in message
+
+
+def test_a_store_that_is_away_is_no_refusal_of_the_destination(
+    world: World, tmp_path: Path
+) -> None:
+    folder = Store(world.settings.store_url).folder
+    assert folder is not None
+    folder.rename(tmp_path / "away")
+    with small_pacs(world.port) as pacs:
+        for _ in range(5):  # more often than a destination may refuse
+            assert world.step() == 0
+            assert world.step() == 0  # it is waited for, not tried at once
+            world.later(600)
+        assert {item[0] for item in world.transfers()} == {TransferState.DUE}
+        assert [item[2] for item in world.transfers()] == [5, 5]
+        (tmp_path / "away").rename(folder)
+        assert world.step() == 2
+        assert pacs.uids() == world.uids
 
 
 def test_backoff_doubles_up_to_its_limit_with_jitter() -> None:

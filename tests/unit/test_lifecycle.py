@@ -29,7 +29,8 @@ from core.alternatives import COMPREHENSIVE_3D_SR
 from core.domain import Finding, Measurement, Result, ResultKind
 from core.errors import IllegalMoveError, LeaseLostError, NotFoundError
 from core.ledger import Ledger
-from core.ledger.jobs import MAX_DEATHS, NewJob
+from core.ledger.jobs import MAX_DEATHS, MAX_LOSSES, NewJob
+from core.ledger.jobs.returning import TAKEN_BACK
 from core.lifecycle import (
     JOB_MOVES,
     JOB_OPEN,
@@ -43,6 +44,7 @@ from core.lifecycle import (
     TransferState,
 )
 from core.modelspec import Code
+from core.schema import JobRow
 
 J, T = JobState, TransferState
 SECOND = timedelta(seconds=1)
@@ -84,15 +86,16 @@ def test_every_state_can_be_reached(
 def test_what_is_finished_stays_finished() -> None:
     for state in set(JobState) - JOB_OPEN - {J.QUARANTINED}:
         assert JOB_MOVES[state] <= {J.SUPERSEDED}
-    assert JOB_MOVES[J.QUARANTINED] == {J.CANCELLED, J.SUPERSEDED}
     assert JOB_MOVES[J.CANCELLED] == JOB_MOVES[J.SUPERSEDED] == frozenset()
     assert TRANSFER_MOVES[T.COMMITTED] == frozenset()
 
 
-def test_only_a_running_job_gets_a_result_and_only_a_queued_one_runs() -> None:
+def test_only_a_running_job_gets_a_result_and_only_what_is_unfinished_runs() -> None:
     for end in (J.DONE, J.NOT_APPLICABLE, J.FAILED):
         assert {state for state in J if end in JOB_MOVES[state]} == {J.RUNNING}
-    assert {state for state in J if J.RUNNING in JOB_MOVES[state]} == {J.QUEUED}
+    # the others where its worker was taken for dead, and is not
+    may_run = {J.QUEUED, J.WAITING, J.QUARANTINED}
+    assert {state for state in J if J.RUNNING in JOB_MOVES[state]} == may_run
     assert {state for state in T if T.SENT in TRANSFER_MOVES[state]} == {T.SENDING}
 
 
@@ -241,8 +244,9 @@ class Life(RuleBasedStateMachine):
         job_id = self._job(data)
         with self.ledger.write() as work:
             held = self._holds(work, job_id, owner)
+            lost = self._lost(work, job_id) == owner
             state = work.jobs.worker_died(job_id, owner, self.now)
-            assert (state is not None) == held
+            assert held <= (state is not None) <= (held or lost)
             assert state in {None, J.WAITING, J.QUARANTINED}
             if state == J.QUARANTINED:
                 assert work.views.job(job_id).deaths >= MAX_DEATHS
@@ -253,7 +257,16 @@ class Life(RuleBasedStateMachine):
         job_id = self._job(data)
         with self.ledger.write() as work:
             held = self._holds(work, job_id, owner)
-            assert work.jobs.heartbeat(job_id, owner, self.now + LEASE) == held
+            lost = self._lost(work, job_id) == owner
+            before = work.views.job(job_id)
+            beats = work.jobs.heartbeat(job_id, owner, self.now + LEASE, self.now)
+            after = work.views.job(job_id)
+            assert beats == self._holds(work, job_id, owner)
+            assert held <= beats <= (held or lost)
+            blame = before.deaths + before.losses - after.deaths - after.losses
+            assert blame == (lost and not held)
+            if lost and before.state in {J.WAITING, J.QUEUED}:
+                assert beats
 
     @rule(seconds=st.integers(1, 40))
     def time_goes_by(self, seconds: int) -> None:
@@ -273,12 +286,19 @@ class Life(RuleBasedStateMachine):
                     MAX_DEATHS if state == J.QUARANTINED else 1
                 )
 
+    @rule()
+    def expire_without_blame(self) -> None:
+        with self.ledger.write() as work:
+            for job_id, state in work.jobs.expire(self.now, blame=False):
+                job = work.views.job(job_id)
+                assert (state == J.QUARANTINED) == (job.losses >= MAX_LOSSES)
+
     @rule(data=st.data(), owner=st.sampled_from(WORKERS))
     @precondition(lambda self: self.jobs)
     def give_back(self, data: st.DataObject, owner: str) -> None:
         job_id = self._job(data)
         with self.ledger.read() as work:
-            held = self._holds(work, job_id, owner)
+            held = self._may_end(work, job_id, owner)
         try:
             with self.ledger.write() as work:
                 work.jobs.give_back(job_id, owner, "trouble", self.now + SECOND, self.now)
@@ -297,7 +317,7 @@ class Life(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, owner: str, state: JobState, volume: float) -> None:
         job_id = self._job(data)
         with self.ledger.read() as work:
-            held = self._holds(work, job_id, owner)
+            held = self._may_end(work, job_id, owner)
         findings, results = [], []
         if state != J.NOT_APPLICABLE:  # a job may fail because of its objects; they are kept
             measured = (Measurement(CODE, volume, MILLILITRE),)
@@ -429,6 +449,22 @@ class Life(RuleBasedStateMachine):
         job = work.views.job(job_id)
         return bool(job.state == J.RUNNING and job.lease_owner == owner)
 
+    def _lost(self, work: Any, job_id: str) -> str | None:
+        """Whose lease ran out, and who may be heard again."""
+        found: str | None = work.jobs._session.get_one(JobRow, job_id).lost_by
+        return found
+
+    def _may_end(self, work: Any, job_id: str, owner: str) -> bool:
+        """It is the owner's, or nobody has it since the owner's lease ran out."""
+        job, lost = work.views.job(job_id), self._lost(work, job_id) == owner
+        later = self.jobs[self.jobs.index(job_id) + 1 :]
+        free = job.state in {J.WAITING, J.QUEUED} or (
+            job.state == J.QUARANTINED
+            and not later
+            and not work.views.study(job.study_instance_uid).conflict
+        )
+        return self._holds(work, job_id, owner) or (lost and free)
+
     @invariant()
     def the_ledger_is_in_order(self) -> None:
         with self.ledger.read() as work:
@@ -468,7 +504,8 @@ class Life(RuleBasedStateMachine):
         assert states[0] in {J.WAITING, J.HELD}
         assert states[-1] == life.job.state
         assert all(later in JOB_MOVES[earlier] for earlier, later in itertools.pairwise(states))
-        assert states.count(J.RUNNING) == life.job.attempt
+        begun = [item for item in life.events if item.state == J.RUNNING]
+        assert sum(item.note != TAKEN_BACK for item in begun) == life.job.attempt
 
     def _results_are_made_once(self, life: Any) -> None:
         first = _first(life.results)

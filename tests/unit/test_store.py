@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from core.errors import StoreError
+from core.errors import BytesGoneError, StoreError
 from core.store import Store, instance_key, make_folder_durable, result_key
 
 
@@ -50,6 +50,23 @@ def test_bytes_come_back_as_they_were_put(url: str, source: Path) -> None:
     assert source.read_bytes() == b"pixels"
     # another process sees the same
     assert Store(url).get("instances/1/2/3.dcm") == b"pixels"
+
+
+def read_in_every_way(store: Store, key: str) -> Iterator[type[StoreError]]:
+    """The error of each way to read what is not there."""
+    for read in (store.get, store.open, store.as_file):
+        with pytest.raises(StoreError) as found:
+            result = read(key)
+            if read == store.as_file:
+                result.__enter__()
+        yield found.type
+
+
+def test_bytes_that_are_gone_are_told_from_a_store_that_is_away(url: str) -> None:
+    store = Store(url)
+    assert set(read_in_every_way(store, "instances/1/2.dcm")) == {StoreError}  # nothing is there
+    store.put_bytes("instances/1/1.dcm", b"one")
+    assert set(read_in_every_way(store, "instances/1/2.dcm")) == {BytesGoneError}
 
 
 def test_a_file_that_is_there_is_kept(url: str, source: Path) -> None:

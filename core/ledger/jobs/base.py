@@ -8,7 +8,7 @@ from sqlalchemy import ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from core.domain import Instance
-from core.errors import IllegalMoveError, LeaseLostError, NotFoundError
+from core.errors import IllegalMoveError, NotFoundError
 from core.ledger.rows import instance_value
 from core.lifecycle import JOB_MOVES, JobState
 from core.schema import (
@@ -23,6 +23,10 @@ from core.schema import (
 HELD_REASON = "identity conflict: the study's images disagree about whose they are"
 HELD_REMEDY = "Look at `sentinode conflicts`; then `sentinode resolve STUDY --release` or --cancel."
 DISPATCH = "dispatch"
+# In these a worker that was taken for dead may be heard again.
+_MAY_COME_BACK = frozenset(
+    {JobState.WAITING, JobState.QUEUED, JobState.RUNNING, JobState.QUARANTINED}
+)
 
 
 class JobRows:
@@ -52,6 +56,8 @@ class JobRows:
         row.state, row.updated_at, row.reason, row.remedy = state, now, note, remedy
         if state != JobState.RUNNING:
             row.lease_owner = row.lease_until = None
+        if state not in _MAY_COME_BACK:
+            row.lost_by = None
         self._session.add(
             JobEventRow(job_id=row.id, at=now, state=state, note=note, actor=actor[:64])
         )
@@ -103,12 +109,6 @@ class JobRows:
         ).one_or_none()
         if row is None:
             raise NotFoundError(f"no job {job_id}")
-        return row
-
-    def _held_by(self, job_id: str, owner: str) -> JobRow:
-        row = self._locked(job_id)
-        if row.state != JobState.RUNNING or row.lease_owner != owner:
-            raise LeaseLostError(f"job {job_id} is no longer ours: it is {row.state}")
         return row
 
     def _lock_study(self, study_instance_uid: str) -> StudyRow | None:

@@ -10,13 +10,13 @@ from sqlalchemy import select
 
 from core.domain import Finding, Result, ResultKind
 from core.errors import IllegalMoveError, NotFoundError
-from core.ledger.jobs.base import JobRows
+from core.ledger.jobs.returning import Returning
 from core.ledger.rows import finding_row, measurement_row, result_row
 from core.lifecycle import JOB_MOVES, JOB_OPEN, JobState, TransferState
 from core.schema import JobRow, TransferRow
 
 
-class Ending(JobRows):
+class Ending(Returning):
     """Finishes and cancels jobs."""
 
     def finish(
@@ -39,7 +39,7 @@ class Ending(JobRows):
         Raises:
             LeaseLostError: the caller does not hold the job any more; nothing was written.
         """
-        row = self._held_by(job_id, owner)
+        row = self._held_by(job_id, owner, now)
         found = sum(item.present for item in findings)
         note = reason or f"{found} finding{'' if found == 1 else 's'}"
         self.move(row, state, note, owner, now, remedy=remedy)

@@ -78,6 +78,8 @@ class Making(JobRows):
             state=state,
             attempt=0,
             deaths=0,
+            losses=0,
+            blamed=False,
             priority=new.priority,
             size=new.size,
             sender=new.sender,

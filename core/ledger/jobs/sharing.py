@@ -74,7 +74,7 @@ class Sharing(Ending, History):
         """
         other = self._session.get_one(JobRow, other_id)
         self._lock_study(other.study_instance_uid)  # retention locks it too
-        row = self._held_by(job_id, owner)
+        row = self._held_by(job_id, owner, now)
         gone = select(ResultRow.id).where(
             ResultRow.job_id == other_id, ResultRow.gone_at.is_not(None)
         )
