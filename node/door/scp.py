@@ -96,6 +96,7 @@ class Door:
             )
         except OSError as error:
             self._spool.close()
+            self._limits.close()
             raise SentinodeError(
                 f"port {node.port} on {node.host} cannot be listened on: {error}",
                 remedy="End the other program on that port, or set node.port.",
@@ -137,6 +138,7 @@ class Door:
             self._end(association, "aborted")
         self.tend()
         self._spool.close()
+        self._limits.close()
         log.info("door_closed")
 
     def tend(self) -> None:
