@@ -315,7 +315,9 @@ class Peer(_Section):
         None, description="Largest instance from it, MB; default: node.max_instance_mb"
     )
     max_per_second: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Most instances a second from it; more are slowed down"
+        None,
+        description="Most instances a second from it, over all receiver processes of a machine; "
+        "more are slowed down",
     )
 
     @property

@@ -5,29 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from core.errors import TooLargeError
 from core.settings import Settings
+from node.door.rates import Rate
 
 MB = 1 << 20
-# A peer that was quiet may send so many seconds' worth at once before it is slowed down.
-_BURST_SECONDS = 1.0
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """Tokens of one AE title; negative ones are owed."""
-
-    rate: float
-    tokens: float
-    filled_at: float
 
 
 class Limits:
-    """The limits of the settings, counted for this receiver process.
+    """The limits of the settings: associations counted for this receiver process, rates for all.
 
     `monotonic` is the clock, in seconds.
+
+    Raises:
+        OSError: the spool cannot be written.
     """
 
     def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -35,11 +27,13 @@ class Limits:
         self._most_of_all, self._most_of_one = node.max_associations, node.max_associations_per_peer
         self._most_mb = node.max_instance_mb
         self._mb = {p.ae_title: p.max_instance_mb for p in settings.peers if p.max_instance_mb}
-        self._rates = {p.ae_title: p.max_per_second for p in settings.peers if p.max_per_second}
-        self._monotonic = monotonic
+        self._rates = {
+            peer.ae_title: Rate(settings.spool, peer.ae_title, peer.max_per_second, monotonic)
+            for peer in settings.peers
+            if peer.max_per_second
+        }
         self._lock = threading.Lock()
         self._inside: dict[threading.Thread, str] = {}
-        self._buckets: dict[str, _Bucket] = {}
 
     def enter(self, association: threading.Thread, calling_ae: str) -> str:
         """Count an association that asks to come in; returns why it may not, or nothing.
@@ -72,15 +66,13 @@ class Limits:
     def pause(self, calling_ae: str) -> float:
         """Count an instance; returns how long to wait before more is read, seconds.
 
-        All associations of an AE title share its rate, so that two do not get twice as much.
+        All associations of an AE title share its rate, so that two do not get twice as much,
+        whichever process of this machine has them.
         """
         rate = self._rates.get(calling_ae)
-        if rate is None:
-            return 0.0
-        burst = max(1.0, rate * _BURST_SECONDS)
-        with self._lock:
-            now = self._monotonic()
-            bucket = self._buckets.setdefault(calling_ae, _Bucket(rate, burst, now))
-            bucket.tokens = min(burst, bucket.tokens + (now - bucket.filled_at) * rate) - 1
-            bucket.filled_at = now
-            return max(0.0, -bucket.tokens / rate)
+        return rate.take() if rate is not None else 0.0
+
+    def close(self) -> None:
+        """Let go of the files of the rates."""
+        for rate in self._rates.values():
+            rate.close()

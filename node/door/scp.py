@@ -26,6 +26,7 @@ from core.errors import SentinodeError
 from core.settings import Settings
 from node.dimse.contexts import accepted
 from node.dimse.sockets import no_delay
+from node.door.gathered import Gathered
 from node.door.lane import selfcheck
 from node.door.lane.association import DoorServer
 from node.door.lane.store import Instance
@@ -41,8 +42,6 @@ log = structlog.get_logger()
 # We count associations ourselves: pynetdicom also counts those that never said who they are.
 _NO_LIMIT = 1 << 30
 _TEND_SECONDS = 2.0
-# What pynetdicom's own path gathers goes through memory.
-_MOST_IN_MEMORY = 1 << 30
 
 # Reasons of A-ASSOCIATE-RJ, PS3.8 Table 9-21
 CALLED_AE_UNKNOWN = "called AE title not recognised"
@@ -61,7 +60,6 @@ class Door:
         self._node = node
         self._unended: list[Association] = []
         self._open: dict[DicomAssociation, Sender] = {}
-        self._in_memory: dict[DicomAssociation, int] = {}
         self._lock = threading.Lock()
         durable = settings.storage.fsync
         if not durable:
@@ -70,6 +68,8 @@ class Door:
         self._spool = ReceiverSpool(settings.spool, settings.storage.min_free_mb, durable=durable)
         self._reception = Reception(settings, self._spool, self._limits)
         services = Services(settings, self._spool, self._association_of)
+        lane = self._fast_lane()
+        self._gathered = Gathered(lane=lane)
         self._ae = _application_entity(settings)
         services.add_to(self._ae)
         handlers: list[Any] = [
@@ -90,12 +90,13 @@ class Door:
                 (node.host, node.port),
                 evt_handlers=handlers,
                 server_class=DoorServer,
-                desk=self if self._fast_lane() else None,
+                desk=self if lane else None,
                 share_port=node.receivers > 1,
                 linger=node.network_timeout,
             )
         except OSError as error:
             self._spool.close()
+            self._limits.close()
             raise SentinodeError(
                 f"port {node.port} on {node.host} cannot be listened on: {error}",
                 remedy="End the other program on that port, or set node.port.",
@@ -137,6 +138,7 @@ class Door:
             self._end(association, "aborted")
         self.tend()
         self._spool.close()
+        self._limits.close()
         log.info("door_closed")
 
     def tend(self) -> None:
@@ -269,24 +271,24 @@ class Door:
         return answer
 
     def _on_pdu(self, event: Event) -> None:
-        """Count what pynetdicom gathers in memory; a message without end is cut off."""
+        """Count what pynetdicom gathers in memory; a message that is too long is cut off."""
         if not isinstance(event.pdu, P_DATA_TF):
             return
         association: Any = event.assoc
-        begun = association.dimse.message is not None
-        size = (self._in_memory.get(association, 0) if begun else 0) + event.pdu.pdu_length
-        self._in_memory[association] = size
         most = self._limits.most_bytes(str(association.requestor.ae_title).strip())
-        if size > min(2 * most, _MOST_IN_MEMORY):
-            reason = f"a message of more than {size} bytes"
-            sender = self._sender(association)
-            log.warning(
-                "association_cut",
-                calling_ae=sender.association.calling_ae if sender else "",
-                peer=sender.association.peer_address if sender else "",
-                reason=reason,
-            )
-            association.dul.event_queue.put("Evt19")  # PS3.8 Table 9-10: abort
+        reason = self._gathered.add(association, event.pdu, most)
+        if not reason:
+            return
+        sender = self._sender(association)
+        log.warning(
+            "association_cut",
+            calling_ae=sender.association.calling_ae if sender else "",
+            peer=sender.association.peer_address if sender else "",
+            reason=reason,
+        )
+        # the abort is looked at before this PDU, so nothing more is gathered
+        association.dul.event_queue.put("Evt19")  # PS3.8 Table 9-10: abort
+        self._gathered.drop(association)
 
     # it ends
 
@@ -303,7 +305,7 @@ class Door:
     def _end(self, dicom_association: DicomAssociation, how: str) -> None:
         with self._lock:
             opened = self._open.pop(dicom_association, None)
-            self._in_memory.pop(dicom_association, None)
+        self._gathered.forget(dicom_association)
         if opened is None:
             return
         ended = replace(opened.association, ended_at=clock.now(), end=how)

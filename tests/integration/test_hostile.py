@@ -8,24 +8,32 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import structlog
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, build_context
+from pynetdicom.dimse_messages import N_CREATE_RQ
+from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
 from support.instances import mr_slice
 from support.peers import free_port, wait_for
+from support.raw_scu import COMMAND_LAST, DATA, pdu, pdv, raw_scu, store_command
 
+from core.errors import MessageError
 from core.ledger import Ledger
 from core.settings import Settings
 from core.store import Store
+from node.dimse.contexts import PERFORMED_STEP
 from node.door.scp import Door
 from node.filing.intake import Intake
 
@@ -242,6 +250,108 @@ def test_a_peer_that_never_reads_its_answers_ends(door: Door) -> None:
         peer.settimeout(60)
         assert is_closed(peer)
     send_one(door)
+
+
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "old way"])
+@pytest.mark.parametrize("size", [0, 16, 10_000])
+def test_a_command_set_without_end_is_cut(
+    make_settings: Callable[..., Settings], lane: bool, size: int
+) -> None:
+    door = Door(make_settings(node={"port": free_port(), "fast_lane": lane}))
+    try:
+        with ExitStack() as stack, structlog.testing.capture_logs() as logs:
+            peer = established(door, stack)
+            piece = p_data(bytes(size), 1)
+            sending = piece * (4 * 64 * 1024 // len(piece))
+            send_until_closed(peer, sending)
+            assert is_closed(peer)
+        (cut,) = [line for line in logs if line["event"] == "association_cut"]
+        assert cut["reason"] == "a command set of more than 65536 bytes"
+        send_one(door)
+    finally:
+        door.close(grace_seconds=1)
+
+
+def test_a_message_that_is_no_image_is_small(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(node={"port": free_port()}, services={"mpps": True})
+    door = Door(settings)
+    before = memory()
+    try:
+        with structlog.testing.capture_logs() as logs:
+            with raw_scu(door.port, [(PERFORMED_STEP, ExplicitVRLittleEndian)]) as scu:
+                scu.send(pdu(pdv(COMMAND_LAST, n_create_command())))
+                send_until_closed(scu.connection, pdu(pdv(DATA, bytes(100_000))) * 400)
+            with raw_scu(door.port) as scu:
+                # a priority that is none: the lane leaves it to pynetdicom
+                odd = store_command("1.2.3").replace(b"\0\7\2\0\0\0\2\0", b"\0\7\2\0\0\0\7\0")
+                assert odd != store_command("1.2.3")
+                scu.send(pdu(pdv(COMMAND_LAST, odd)))
+                send_until_closed(scu.connection, pdu(pdv(DATA, bytes(100_000))) * 400)
+        reasons = [line["reason"] for line in logs if line["event"] == "association_cut"]
+        assert reasons == [f"a message of more than {8 * MB} bytes"] * 2
+        assert memory() - before < 30 * MB
+        send_one(door)
+    finally:
+        door.close(grace_seconds=1)
+
+
+def n_create_command() -> bytes:
+    """The command set of an N-CREATE-RQ of a performed procedure step."""
+    request = N_CREATE()
+    request.MessageID, request.AffectedSOPClassUID = 1, PERFORMED_STEP
+    request.AffectedSOPInstanceUID, request.AttributeList = "1.2.3", BytesIO(b"\0\0")
+    message = N_CREATE_RQ()
+    message.primitive_to_message(request)
+    message.context_id = 1
+    first = next(iter(message.encode_msg(1, 16382)))
+    return bytes(first.presentation_data_value_list[0][1][1:])
+
+
+def send_until_closed(peer: socket.socket, data: bytes) -> None:
+    with suppress(ConnectionError):
+        peer.sendall(data)
+
+
+def test_messages_that_are_not_waited_for_do_not_gather(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that sends message upon message while the first is still being answered."""
+    settings = make_settings(node={"port": free_port()}, services={"mpps": True})
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        begun.set()
+        go_on.wait(60)
+        raise MessageError(0x0110, "too late")
+
+    monkeypatch.setattr("node.door.services.read_step_creation", slow)
+    door = Door(settings)
+    before = memory()
+    try:
+        with raw_scu(door.port, [(PERFORMED_STEP, ExplicitVRLittleEndian)]) as scu:
+            piece = pdu(pdv(DATA, bytes(100_000)))
+            message = pdu(pdv(COMMAND_LAST, n_create_command())) + piece * 10 + pdu(pdv(2, b""))
+            sent = [0]
+
+            def send() -> None:
+                for _ in range(100):
+                    send_until_closed(scu.connection, message)
+                    sent[0] += 1
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            assert begun.wait(60)
+            last = -1
+            while sent[0] != last:  # until the door reads no more
+                last = sent[0]
+                time.sleep(2)
+            assert last < 30
+            assert memory() - before < 64 * MB
+            scu.connection.shutdown(socket.SHUT_RDWR)
+            sender.join(60)
+    finally:
+        go_on.set()
+        door.close(grace_seconds=1)
 
 
 @pytest.mark.parametrize("kind", [1, 4, 5, 7, 9, 0xFF])

@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
@@ -31,6 +33,9 @@ from pydicom.uid import (
     generate_uid,
 )
 from pynetdicom import AE, build_context
+from pynetdicom.dimse_messages import C_ECHO_RQ
+from pynetdicom.dimse_primitives import C_ECHO
+from pynetdicom.dsutils import decode
 from support.instances import mr_slice
 from support.peers import free_port, require_program, wait_for
 from support.raw_scu import (
@@ -69,6 +74,12 @@ def open_door(settings: Settings) -> Iterator[Door]:
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     return make_settings(node={"port": free_port()})
+
+
+@pytest.fixture
+def lane_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes the old way fails. To be asked for before the door, which binds its handlers."""
+    monkeypatch.setattr(Door, "_on_store", lambda *_: 0x0110)
 
 
 @pytest.fixture
@@ -140,8 +151,8 @@ def test_however_the_bytes_are_cut_the_same_file_comes_out(
     assert {uid: found[uid] for uid in expected} == expected
 
 
-def test_the_lane_is_what_is_used(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Door, "_on_store", lambda *_: pytest.fail("the old way"))
+@pytest.mark.usefixtures("lane_only")
+def test_the_lane_is_what_is_used(door: Door) -> None:
     ae = AE(ae_title="MR1")
     contexts = [build_context(MRImageStorage, ExplicitVRLittleEndian)]
     association = ae.associate("127.0.0.1", door.port, contexts, ae_title="SENTINODE")
@@ -184,17 +195,79 @@ def test_contexts_and_services_alternate_on_one_association(door: Door, settings
     assert '"released"' in end_of(settings)
 
 
-def test_a_command_in_two_fragments_goes_the_old_way(door: Door, settings: Settings) -> None:
+@pytest.mark.usefixtures("lane_only")
+@pytest.mark.parametrize("pieces", [2, 9])
+def test_a_command_in_fragments_takes_the_lane(door: Door, settings: Settings, pieces: int) -> None:
     uid = "1.2.9"
-    command, data = store_command(uid), small_data(uid, bytes(100))
+    data = small_data(uid, bytes(100))
+    wire = fragments(store_command(uid), pieces)
     with raw_scu(door.port) as scu:
-        scu.send(pdu(pdv(1, command[:30])) + pdu(pdv(COMMAND_LAST, command[30:])))
-        scu.send(pdu(pdv(DATA_LAST, data)))
+        scu.send(b"".join(pdu(piece) for piece in wire) + pdu(pdv(DATA_LAST, data)))
         assert scu.status() == 0x0000
-        scu.send(store_pdus("1.2.10", small_data("1.2.10")))  # the next takes the lane again
+        # all in one PDU, and the first piece alone
+        scu.send(
+            pdu(wire[0]) + pdu(*wire[1:], pdv(DATA, data[:10])) + pdu(pdv(DATA_LAST, data[10:]))
+        )
         assert scu.status() == 0x0000
-    assert data in [data_of(path) for path in spooled(settings)]
-    assert len(spooled(settings)) == 2
+        scu.send(store_pdus("1.2.10", small_data("1.2.10")))
+        assert scu.status() == 0x0000
+    assert [data_of(path) for path in spooled(settings)][:2] == [data, data]
+    assert len(spooled(settings)) == 3
+
+
+def fragments(command: bytes, pieces: int) -> list[bytes]:
+    """A command set cut into so many fragments, one of them empty."""
+    size = -(-len(command) // pieces)
+    cut = [command[start : start + size] for start in range(0, len(command), size)]
+    return [*(pdv(1, piece) for piece in cut[:-1]), pdv(1, b""), pdv(COMMAND_LAST, cut[-1])]
+
+
+def test_another_command_in_fragments_goes_the_old_way_whole(door: Door) -> None:
+    request = C_ECHO()
+    request.MessageID, request.AffectedSOPClassUID = 7, "1.2.840.10008.1.1"
+    message = C_ECHO_RQ()
+    message.primitive_to_message(request)
+    message.context_id = 1
+    (only,) = message.encode_msg(1, 16382)
+    whole = only.presentation_data_value_list[0][1][1:]
+    contexts = [("1.2.840.10008.1.1", ExplicitVRLittleEndian)]
+    with raw_scu(door.port, contexts) as scu:
+        for piece in fragments(bytes(whole), 3):
+            scu.send(pdu(piece))
+        assert scu.status() == 0x0000
+        scu.send(RELEASE)
+        assert scu.receive()[0] == 6
+
+
+@pytest.mark.usefixtures("lane_only")
+def test_deflated_data_and_another_class_than_the_contexts_take_the_lane(
+    door: Door, settings: Settings
+) -> None:
+    uid = "1.2.9"
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = packer.compress(small_data(uid, bytes(100_000), CTImageStorage)) + packer.flush()
+    data += b"\0" * (len(data) % 2)
+    contexts = [(MRImageStorage, DeflatedExplicitVRLittleEndian)]
+    with raw_scu(door.port, contexts) as scu:
+        scu.send(store_pdus(uid, data, sop_class=CTImageStorage))
+        assert scu.status() == 0x0000
+    assert [data_of(path) for path in spooled(settings)] == [data]
+
+
+@pytest.mark.usefixtures("lane_only")
+def test_a_peer_that_takes_little_at_once_is_answered_in_fragments(
+    door: Door, settings: Settings
+) -> None:
+    with raw_scu(door.port, max_pdu=50) as scu:
+        scu.send(store_pdus("1.2.9", small_data("1.2.9", bytes(100_000))))
+        answer, last = b"", False
+        while not last:
+            kind, body = scu.receive()
+            assert kind == 4
+            assert len(body) <= 50
+            answer, last = answer + body[6:], body[5] == COMMAND_LAST
+        assert decode(BytesIO(answer), True, True).Status == 0x0000
+    assert len(spooled(settings)) == 1
 
 
 @pytest.mark.parametrize("last", [ABORT, RELEASE, b""], ids=["abort", "release", "hang up"])

@@ -33,6 +33,7 @@ def association_request(
     *,
     calling: str = "MR1",
     called: str = "SENTINODE",
+    max_pdu: int = 16382,
 ) -> bytes:
     """An A-ASSOCIATE-RQ; the contexts get the ids 1, 3, 5, …"""
     primitive = A_ASSOCIATE()
@@ -45,7 +46,7 @@ def association_request(
         item.context_id = 2 * number + 1
     primitive.presentation_context_definition_list = proposed
     length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
-    length.maximum_length_received = 16382
+    length.maximum_length_received = max_pdu
     implementation.implementation_class_uid = UID("1.2.3")
     primitive.user_information = [length, implementation]
     return bytes(A_ASSOCIATE_RQ(primitive).encode())
@@ -149,12 +150,13 @@ def connected(port: int) -> Iterator[RawScu]:
 
 @contextmanager
 def raw_scu(
-    port: int, contexts: Sequence[tuple[str, str]] | None = None, **titles: Any
+    port: int, contexts: Sequence[tuple[str, str]] | None = None, **wanted: Any
 ) -> Iterator[RawScu]:
-    """A connection with an association."""
+    """A connection with an association; `wanted` as for `association_request`."""
     with connected(port) as scu:
-        wanted: dict[str, Any] = {"contexts": contexts} if contexts else {}
-        scu.send(association_request(**wanted, **titles))
+        if contexts:
+            wanted["contexts"] = contexts
+        scu.send(association_request(**wanted))
         kind, _ = scu.receive()
         assert kind == 2, f"PDU type {kind}"
         yield scu

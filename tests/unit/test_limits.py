@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable
 
@@ -41,6 +42,39 @@ def test_two_associations_share_the_rate_of_their_title(settings: Settings) -> N
     pauses = [limits.pause("A") for _ in range(30)]
     assert pauses[:10] == [0.0] * 10
     assert pauses[-1] == pytest.approx(2.0)
+
+
+def test_two_processes_share_the_rate_of_their_title(settings: Settings) -> None:
+    first, second = Limits(settings, lambda: 5.0), Limits(settings, lambda: 5.0)
+    pauses = [limits.pause("A") for _ in range(15) for limits in (first, second)]
+    assert pauses[:10] == [0.0] * 10
+    assert pauses[-1] == pytest.approx(2.0)
+
+
+def test_real_processes_count_every_instance(settings: Settings) -> None:
+    """None is forgotten when several count at once."""
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=take_many, args=(settings, 500)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    # 1,500 and this one, of which ten were free
+    assert Limits(settings, lambda: 0.0).pause("A") == pytest.approx(149.1)
+
+
+def take_many(settings: Settings, count: int) -> None:
+    limits = Limits(settings, lambda: 0.0)
+    for _ in range(count):
+        limits.pause("A")
+
+
+def test_a_rate_begins_anew_after_the_machine_did(settings: Settings) -> None:
+    """The monotonic clock begins at 0 with the machine; what was owed is forgotten."""
+    before = Limits(settings, lambda: 1000.0)
+    assert [before.pause("A") for _ in range(50)][-1] == pytest.approx(4.0)
+    assert Limits(settings, lambda: 1.0).pause("A") == 0
 
 
 def test_sizes_by_peer(settings: Settings) -> None:

@@ -23,15 +23,13 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from node.door.lane.buffer import Buffer
+from node.door.lane.command import CommandSet
 from node.door.lane.store import Instance, ProtocolError, StoreMessage
 from node.door.lane.waker import RingingQueue, Waker
 from node.door.lane.wire import (
-    COMMAND,
     KNOWN_PDUS,
-    LAST,
     P_DATA,
     PDU_HEADER,
-    PDV_HEADER,
     StoreCommand,
     read_store_command,
     store_response,
@@ -39,7 +37,6 @@ from node.door.lane.wire import (
 
 log = structlog.get_logger()
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 # States of PS3.8 Table 9-10.
 _ESTABLISHED, _CLOSING = "Sta6", "Sta13"
 # Before an association stands a little memory is enough; a request with 128 contexts and many
@@ -50,8 +47,11 @@ _LONGEST_REQUEST = 1 << 20
 _PDU_SLACK = 1024
 # One read takes no more than this beyond a PDU.
 _READ_AHEAD = 64 * 1024
-# A response of ours is about 250 bytes; a peer that takes less gets it in pieces, the old way.
-_LEAST_PEER_PDU = 1024
+# A peer that takes no more than this at once cannot be answered in earnest.
+_LEAST_PEER_PDU = 16
+# Messages that wait for pynetdicom's other thread; a peer of the standard sends one at a time.
+_MOST_QUEUED = 1
+_WHILE_QUEUED_SECONDS = 0.02
 # Timers are looked at so often; nothing else depends on it.
 _LOOK_SECONDS = 1.0
 _WHILE_PAUSED_SECONDS = 0.25
@@ -89,6 +89,7 @@ class LaneReactor(DULServiceProvider):
         self.to_provider_queue = RingingQueue(self._waker.wake)
         self._buffer = Buffer(_FIRST_BUFFER)
         self._store: StoreMessage | None = None
+        self._command = CommandSet()
         self._contexts: dict[int, tuple[str, str]] | None = None
         self._last_read = self._pdu_since = time.monotonic()
         self._paused_until = 0.0
@@ -160,6 +161,10 @@ class LaneReactor(DULServiceProvider):
         if self._paused_until > now:
             self._idle_timer.restart()
             self._wait(None, wake_handle, min(self._paused_until - now, _WHILE_PAUSED_SECONDS))
+            return
+        if self.assoc.dimse.msg_queue.qsize() > _MOST_QUEUED:
+            # what is read faster than it is answered would gather in memory
+            self._wait(None, wake_handle, _WHILE_QUEUED_SECONDS)
             return
         if self._digest(state):
             return
@@ -252,7 +257,8 @@ class LaneReactor(DULServiceProvider):
 
     @property
     def _in_message(self) -> bool:
-        return self._store is not None or self.assoc.dimse.message is not None
+        begun = self._store is not None or self._command.begun
+        return begun or self.assoc.dimse.message is not None
 
     # what was read
 
@@ -275,8 +281,11 @@ class LaneReactor(DULServiceProvider):
             self._make_room(whole)
             self._check_slow()
             return False
-        if kind == P_DATA and established and self._begin_store(length):
-            return True
+        if kind == P_DATA and established:
+            if self._take_command(whole):
+                return True
+        else:
+            self._command = CommandSet()
         data = bytearray(buffer.view[buffer.start : buffer.start + whole])
         buffer.start += whole
         self._pdu_since = time.monotonic()
@@ -312,6 +321,7 @@ class LaneReactor(DULServiceProvider):
             reason=reason,
         )
         self._forget_store()
+        self._command = CommandSet()
         self._buffer.start = self._buffer.end
         self.event_queue.put("Evt19")
 
@@ -322,28 +332,44 @@ class LaneReactor(DULServiceProvider):
 
     # a C-STORE
 
-    def _begin_store(self, pdu_length: int) -> bool:
-        """Whether the PDU at the head of the buffer begins a C-STORE that goes this way."""
-        buffer = self._buffer
-        if self.assoc.dimse.message is not None or pdu_length < PDV_HEADER.size:
+    def _take_command(self, whole: int) -> bool:
+        """Take the PDU at the head of the buffer, if it has to do with a C-STORE's command."""
+        if self.assoc.dimse.message is not None:
             return False
-        start = buffer.start + PDU_HEADER.size
-        length, context_id, control = PDV_HEADER.unpack_from(buffer.view, start)
-        if control & (COMMAND | LAST) != COMMAND | LAST or length + 4 > pdu_length:
-            return False
-        context = self._taken_contexts().get(context_id)
+        buffer, command = self._buffer, self._command
+        try:
+            end = command.take(buffer.view[buffer.start : buffer.start + whole])
+        except ProtocolError as error:
+            self._violated(str(error))
+            return True
+        if not end:
+            buffer.start += whole
+            self._pdu_since = time.monotonic()
+            return True
+        self._command = CommandSet()
+        if self._begin_store(command, whole - end):
+            buffer.start += end
+            buffer.grow(self._most_pdu + _READ_AHEAD)
+            return True
+        for data in command.pdus:
+            self._the_old_way(data)
+        return False
+
+    def _begin_store(self, whole_command: CommandSet, pdu_left: int) -> bool:
+        """Whether it is a C-STORE that goes this way."""
+        context = self._taken_contexts().get(whole_command.context_id)
         if context is None:
             return False
-        body = bytes(buffer.view[start + PDV_HEADER.size : start + 4 + length])
-        command = read_store_command(body, context_id)
-        if command is None or command.sop_class_uid != context[0]:
+        command = read_store_command(bytes(whole_command.data), whole_command.context_id)
+        # as pynetdicom: the class of the command counts, whatever the context was proposed for
+        if command is None or not (
+            command.sop_class_uid == context[0] or _is_storage(command.sop_class_uid)
+        ):
             return False
         instance = self._desk.begin_instance(self.assoc, command, context[1])
         if instance is None:
             return False
-        buffer.start = start + 4 + length
-        buffer.grow(self._most_pdu + _READ_AHEAD)
-        self._store = StoreMessage(command, instance, pdu_length - 4 - length, self._most_pdu)
+        self._store = StoreMessage(command, instance, pdu_left, self._most_pdu)
         return True
 
     def _taken_contexts(self) -> dict[int, tuple[str, str]]:
@@ -359,8 +385,7 @@ class LaneReactor(DULServiceProvider):
                 for context in self.assoc.accepted_contexts
                 if (not least or least >= _LEAST_PEER_PDU)
                 and context.abstract_syntax not in others
-                and context.transfer_syntax[0] != _DEFLATED
-                and uid_to_service_class(str(context.abstract_syntax)) is StorageServiceClass
+                and _is_storage(str(context.abstract_syntax))
             }
         return self._contexts
 
@@ -379,10 +404,15 @@ class LaneReactor(DULServiceProvider):
         status, comment = message.finish()
         self._store = None
         assert self.socket is not None
-        self.socket.send(store_response(message.command, status, comment))
+        most = self.assoc.requestor.maximum_length or 0
+        self.socket.send(store_response(message.command, status, comment, most))
         self._idle_timer.restart()
         self._pdu_since = time.monotonic()
         pause = self._desk.pause_after(self.assoc)
         if pause:
             self._paused_until = self._pdu_since + pause
         return True
+
+
+def _is_storage(sop_class_uid: str) -> bool:
+    return uid_to_service_class(sop_class_uid) is StorageServiceClass

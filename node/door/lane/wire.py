@@ -22,7 +22,8 @@ _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
 _UID = re.compile(rb"[0-9]+(\.[0-9]+)*\Z")
 _LONGEST_UID = 64
-# Command elements that a C-STORE-RQ may have (PS3.7 Table 9.3-1), all of group 0000.
+# Command elements of a C-STORE (PS3.7 Table 9.3-1), all of group 0000.
+_GROUP_LENGTH = 0x0000
 _CLASS, _FIELD, _MESSAGE, _PRIORITY, _DATA_SET, _INSTANCE = (
     0x0002,
     0x0100,
@@ -30,20 +31,6 @@ _CLASS, _FIELD, _MESSAGE, _PRIORITY, _DATA_SET, _INSTANCE = (
     0x0700,
     0x0800,
     0x1000,
-)
-_MOVE_ORIGINATOR, _MOVE_MESSAGE, _GROUP_LENGTH = 0x1030, 0x1031, 0x0000
-_ALLOWED = frozenset(
-    (
-        _GROUP_LENGTH,
-        _CLASS,
-        _FIELD,
-        _MESSAGE,
-        _PRIORITY,
-        _DATA_SET,
-        _INSTANCE,
-        _MOVE_ORIGINATOR,
-        _MOVE_MESSAGE,
-    )
 )
 
 
@@ -83,7 +70,7 @@ def _elements(data: bytes) -> dict[int, bytes]:
     """Element number → value of a command set.
 
     Raises:
-        ValueError: there is one that a C-STORE-RQ has not, or that does not fit.
+        ValueError: there is one of another group, or one twice, or the last does not fit.
         struct.error: it ends early.
     """
     values: dict[int, bytes] = {}
@@ -91,7 +78,8 @@ def _elements(data: bytes) -> dict[int, bytes]:
     while position < len(data):
         group, element, length = _ELEMENT.unpack_from(data, position)
         position += _ELEMENT.size
-        if group != 0 or element not in _ALLOWED or element in values:
+        # what a C-STORE-RQ has no use for, a retired element perhaps, is passed over
+        if group != 0 or element in values:
             raise ValueError(f"({group:04X},{element:04X})")
         values[element] = data[position : position + length]
         position += length
@@ -100,8 +88,15 @@ def _elements(data: bytes) -> dict[int, bytes]:
     return values
 
 
-def store_response(command: StoreCommand, status: int, comment: str) -> bytes:
-    """The C-STORE-RSP (PS3.7 Table 9.3-2) as one P-DATA-TF PDU."""
+def store_response(command: StoreCommand, status: int, comment: str, most_pdu: int) -> bytes:
+    """The C-STORE-RSP (PS3.7 Table 9.3-2) as P-DATA-TF PDUs, one where the peer's length allows.
+
+    Args:
+        command: what is answered.
+        status: Status (0000,0900).
+        comment: Error Comment (0000,0902); empty: none.
+        most_pdu: longest PDU that the peer takes, bytes (PS3.8 Section D.1); 0: any.
+    """
     text = comment.encode("ascii", "replace")
     elements = (
         (_CLASS, _padded_uid(command.sop_class_uid)),
@@ -114,8 +109,16 @@ def store_response(command: StoreCommand, status: int, comment: str) -> bytes:
     )
     body = b"".join(_ELEMENT.pack(0, element, len(value)) + value for element, value in elements)
     body = _ELEMENT.pack(0, _GROUP_LENGTH, 4) + struct.pack("<L", len(body)) + body
-    header = PDV_HEADER.pack(len(body) + 2, command.context_id, COMMAND | LAST)
-    return PDU_HEADER.pack(P_DATA, len(header) + len(body)) + header + body
+    step = most_pdu - PDV_HEADER.size if most_pdu else len(body)
+    return b"".join(
+        _command_pdu(command.context_id, body[begin : begin + step], begin + step >= len(body))
+        for begin in range(0, len(body), step)
+    )
+
+
+def _command_pdu(context_id: int, fragment: bytes, last: bool) -> bytes:
+    header = PDV_HEADER.pack(len(fragment) + 2, context_id, COMMAND | (LAST if last else 0))
+    return PDU_HEADER.pack(P_DATA, len(header) + len(fragment)) + header + fragment
 
 
 def _uid(value: bytes) -> str:
