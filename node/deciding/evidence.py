@@ -94,9 +94,10 @@ def _listed(facts: SeriesFacts, said: Sequence[Evidence]) -> Verdict | None:
 
 def _running(facts: SeriesFacts, said: Sequence[Evidence]) -> Verdict | None:
     """Somebody is not done yet."""
-    running = next((item for item in said if not item.final), None)
-    if running is None:
+    going_on = [item for item in said if not item.final]
+    if not going_on:
         return None
+    running = max(going_on, key=lambda item: (item.count or 0, item.at, item.key))
     what = "series" if running.series_instance_uid else "study"
     number = facts.instances
     reason = f"{number} image{'' if number == 1 else 's'} so far; {_who(running)} for the {what} "

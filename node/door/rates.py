@@ -70,6 +70,8 @@ class Rate:
         """What may be sent now. Nothing is known at the start, nor after the machine's."""
         if len(state) < _STATE.size:
             return self._burst
+        tokens: float
+        at: float
         tokens, at = _STATE.unpack(state)
         if now < at:
             return self._burst
