@@ -173,7 +173,7 @@ def _count(facts: SeriesFacts, said: Sequence[Evidence]) -> Verdict | None:
     """
     if not said:
         return None
-    latest = max(said, key=lambda item: (item.at, item.final))
+    latest = max(said, key=lambda item: (item.at, item.final, item.count or 0))
     count, who = latest.count or 0, _who(latest)
     if count > facts.instances:
         return _against(latest.source, who, facts.instances, count, expected=count)
