@@ -31,7 +31,7 @@ from pydicom.dataset import FileMetaDataset
 
 from core.domain import Association
 from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from core.errors import OutOfSpaceError
+from core.errors import AssociationEndedError, OutOfSpaceError
 from core.identifiers import derived_uid
 from core.store import fsync_folder, make_folder_durable
 from node.spool.file import PARTIAL, Folder, SpoolFile
@@ -39,6 +39,8 @@ from node.spool.file import PARTIAL, Folder, SpoolFile
 PRIVATE_INFORMATION_CREATOR = derived_uid("spool", "private information")
 END_FILE = "end.json"
 UNREADABLE = "unreadable"
+# Requests that were on their way when their association ended come within moments.
+_ENDED_KEPT = 10_000
 _PREAMBLE = bytes(128) + b"DICM"
 _SHORT, _LONG = struct.Struct("<HH2sH"), struct.Struct("<HH2sHL")
 _GROUP_LENGTH = struct.Struct("<HH2sHL")
@@ -75,6 +77,7 @@ class ReceiverSpool:
         self._min_free_mb = min_free_mb
         self._durable = durable
         self._made: dict[str, Folder] = {}
+        self._ended: dict[str, None] = {}
         self._making = threading.Lock()
         make_folder_durable(spool)
         # intake must never see the folder without its lock: it would take us for dead
@@ -99,6 +102,7 @@ class ReceiverSpool:
         """The folder of an association, durable; made when it is first asked for.
 
         Raises:
+            AssociationEndedError: it has ended.
             OSError: the disk does not take it.
         """
         with self._making:
@@ -106,6 +110,9 @@ class ReceiverSpool:
 
     def _folder(self, association: Association) -> Folder:
         """To be called with the lock held."""
+        if association.id in self._ended or self._lock.closed:
+            # made again it would never be closed, and intake may have filed the end already
+            raise AssociationEndedError("the association has ended")
         made = self._made.get(association.id)
         if made is None:
             path = self.folder / association.id
@@ -125,6 +132,7 @@ class ReceiverSpool:
             room: bytes that its head will have (`Heads`).
 
         Raises:
+            AssociationEndedError: the association has ended.
             OSError: the disk does not take it.
         """
         with self._making:
@@ -175,9 +183,15 @@ class ReceiverSpool:
     def end(self, association: Association) -> None:
         """Note that an association ended. One that stored nothing has no folder.
 
+        Nothing is begun for it from now on, also when the end must be noted once more.
+
         Raises:
             OSError: the disk does not take it.
         """
+        with self._making:
+            self._ended[association.id] = None
+            while len(self._ended) > _ENDED_KEPT:
+                del self._ended[next(iter(self._ended))]
         folder = self.folder / association.id
         if folder.is_dir() and association.ended_at is not None:
             content = {
