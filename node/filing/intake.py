@@ -30,8 +30,10 @@ from core.ledger.filing import Filed, Outcome
 from core.store import Store, fsync_folder
 from node.filing.incoming import IncomingReader
 from node.spool.file import PARTIAL
+from node.spool.heads import association_from_json
 from node.spool.notices import NoticeDesk
-from node.spool.receiver import END_FILE, UNREADABLE, association_from_json, receiver_is_dead
+from node.spool.receiver import END_FILE, UNREADABLE, receiver_is_dead
+from node.spool.recovery import recover
 
 log = structlog.get_logger()
 
@@ -283,6 +285,8 @@ def _look(path: Path, receiver_dead: bool) -> _Folder:
     """What lies in the folder of an association."""
     ended = (path / END_FILE).exists()
     names = _names(path)
+    if receiver_dead:
+        names = sorted({*names, *_recovered(path, names)})
     images = [name for name in names if name.endswith(".dcm")]
     left = images[_TURN] if len(images) > _TURN else None
     return _Folder(
@@ -294,6 +298,18 @@ def _look(path: Path, receiver_dead: bool) -> _Folder:
         None if ended or receiver_dead else _coming(path, names),
         any(name.startswith("notice-") and name.endswith(".json") for name in names),
     )
+
+
+def _recovered(path: Path, names: list[str]) -> list[str]:
+    """Images that were complete, but not yet named so, when their receiver died."""
+    try:
+        found = recover(path, names)
+    except OSError as error:
+        # one of them may have been acknowledged: nothing of this folder may be removed
+        raise StoreError(f"the spool cannot be read: {error}") from error
+    if found:
+        log.warning("instances_recovered", association=path.name, instances=len(found))
+    return found
 
 
 def _names(folder: Path) -> list[str]:

@@ -28,7 +28,8 @@ from core.settings import Settings
 from core.store import Store
 from node.filing.incoming import IncomingReader
 from node.filing.intake import Intake
-from node.spool.receiver import ReceivedInstance, ReceiverSpool
+from node.spool.heads import ReceivedInstance
+from node.spool.receiver import ReceiverSpool
 
 
 class Spooler:
