@@ -91,6 +91,9 @@ EVENTS = {
     "instance_unreadable": "A spooled file could not be read. It is kept under `kept_as`, and "
     "nothing was made of it.",
     "instances_filed": "A batch of instances is in store and ledger; how many were new.",
+    "instances_recovered": "A receiver died, or the machine did, just after images were complete; "
+    "they were found under the names of unfinished ones and are filed. Some may not have been "
+    "acknowledged: their sender sends them again.",
     "intake_not_signed_off": "Intake ended while the ledger was away; others wait for it a minute.",
     "intake_silent": "The intake of a machine was not heard of for a minute while images came. "
     "Nobody waits for it; what its spool holds comes as late images.",

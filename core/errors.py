@@ -12,6 +12,7 @@ it gets. A message says what happened, where, and what to do::
     │   ├── MismatchError        0xA900  PS3.4 Table B.2-1, Data Set does not match SOP Class
     │   ├── UnreadableError      0xC000  PS3.4 Table B.2-1, Cannot understand
     │   ├── NotAuthorisedError   0x0124  PS3.7 Annex C, Refused: Not Authorized
+    │   ├── AssociationEndedError 0x0110 PS3.7 Annex C, Processing failure
     │   └── MessageError         a message of an N-service; each carries its status
     ├── LedgerError              the database is away or not as expected   (retry)
     │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
@@ -107,6 +108,10 @@ class NotAuthorisedError(RefusedError):
 
     status = 0x0124
     remedy = "Set send = true for this peer if it may send images."
+
+
+class AssociationEndedError(RefusedError):
+    """The association ended while this was on its way; nobody hears an answer."""
 
 
 class MessageError(RefusedError):

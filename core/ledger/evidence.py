@@ -38,17 +38,22 @@ class EvidenceBook(Placing):
             final: it was completed or discontinued.
         """
         said = Evidence(EvidenceSource.MPPS, key, at, study_instance_uid, said_by=said_by)
-        news = self.note(replace(said, final=final))
+        # on the row of the step itself an empty list says: it ended with a list of its series
+        listed = frozenset[str]() if final and series is not None else None
+        news = self.note(replace(said, final=final, uids=listed))
         of_this = and_(EvidenceRow.source == EvidenceSource.MPPS, EvidenceRow.key == key)
         study = study_instance_uid or self._study_of(EvidenceSource.MPPS, key)
-        for series_uid, uids in (series or {}).items() if news else ():
+        step = self._step(key)
+        # what was said earlier and comes now counts, unless the end has replaced it
+        counts = news or (at <= step.at and step.uids is None)
+        for series_uid, uids in (series or {}).items() if counts else ():
             self.note(
                 replace(
                     said,
                     study_instance_uid=study,
                     series_instance_uid=series_uid,
                     uids=frozenset(uids),
-                    final=final,
+                    final=final or step.final,
                 )
             )
         if study:
@@ -58,13 +63,26 @@ class EvidenceBook(Placing):
                 .values(study_instance_uid=study)
             )
         if final:
-            # a series that it named while it ran and names no more: nothing is to come of it
-            dropped = {} if series is None else {"uids": None, "count": None}
+            # a series that it named while it ran and names no more: nothing is to come of it.
+            # Without a list the earlier ones hold, and keep their time: a later one may yet come
+            dropped = {} if series is None else {"uids": None, "count": None, "at": at}
             self._session.execute(
                 update(EvidenceRow)
                 .where(of_this, EvidenceRow.at <= at, EvidenceRow.final.is_(False))
-                .values(final=True, at=at, **dropped)
+                .values(final=True, **dropped)
             )
+
+    def _step(self, key: str) -> EvidenceRow:
+        """What was said of a step itself. Its `uids` are an empty list when its end had a list."""
+        return self._session.scalars(
+            select(EvidenceRow)
+            .where(
+                EvidenceRow.source == EvidenceSource.MPPS,
+                EvidenceRow.key == key,
+                EvidenceRow.series_instance_uid == "",
+            )
+            .execution_options(populate_existing=True)
+        ).one()
 
     def available(
         self,

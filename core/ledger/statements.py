@@ -99,6 +99,8 @@ class Statements:
 
 def evidence_value(row: EvidenceRow) -> Evidence:
     """A row as a value."""
+    # of a whole study an empty list is a note of our own: see `EvidenceBook.performed`
+    listed = row.uids is not None and (row.uids or row.series_instance_uid)
     return Evidence(
         source=EvidenceSource(row.source),
         key=row.key,
@@ -107,7 +109,7 @@ def evidence_value(row: EvidenceRow) -> Evidence:
         series_instance_uid=row.series_instance_uid,
         said_by=row.said_by,
         final=row.final,
-        uids=None if row.uids is None else frozenset(row.uids),
+        uids=frozenset(row.uids or ()) if listed else None,
         count=row.count,
         stat=row.stat,
     )

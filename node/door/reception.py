@@ -21,12 +21,8 @@ from node.door.glance import WINDOW, glance
 from node.door.limits import MB, Limits
 from node.reading.examine import DatasetIdentity, check_announced, examine
 from node.spool.file import SpoolFile
-from node.spool.receiver import (
-    Heads,
-    ReceivedInstance,
-    ReceiverSpool,
-    out_of_space,
-)
+from node.spool.heads import Heads, ReceivedInstance
+from node.spool.receiver import ReceiverSpool, out_of_space
 
 log = structlog.get_logger()
 
@@ -197,7 +193,8 @@ class Incoming:
         check_announced(identity, announced.sop_class_uid, announced.sop_instance_uid)
         try:
             received = replace(announced, received_at=clock.now())
-            self._file.keep(self._sender.heads.encode(received))
+            file = self._file
+            file.keep(self._sender.heads.encode(received, file.size, file.check))
         except OSError as error:
             raise out_of_space(error) from error
         self._file = None

@@ -34,7 +34,7 @@ from core.store import instance_key
 from node.reading.digest import content_digest
 from node.reading.elements import Element, Reader
 from node.reading.window import Inflating, Readable, Window
-from node.spool.receiver import PRIVATE_INFORMATION_CREATOR, association_from_json
+from node.spool.heads import PRIVATE_INFORMATION_CREATOR, association_from_json
 
 _WINDOW_BYTES = 1 << 20
 _GROUP_OF_META = 2

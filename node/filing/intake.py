@@ -29,8 +29,11 @@ from core.ledger import Ledger, Work
 from core.ledger.filing import Filed, Outcome
 from core.store import Store, fsync_folder
 from node.filing.incoming import IncomingReader
+from node.spool.file import PARTIAL
+from node.spool.heads import association_from_json
 from node.spool.notices import NoticeDesk
-from node.spool.receiver import END_FILE, UNREADABLE, association_from_json, receiver_is_dead
+from node.spool.receiver import END_FILE, UNREADABLE, receiver_is_dead
+from node.spool.recovery import recover
 
 log = structlog.get_logger()
 
@@ -41,6 +44,8 @@ _BATCH_BYTES = 256 << 20
 # Troubles of this process or its machine, not of the file that was to be read.
 _PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC])
 _NOTE_EVERY = timedelta(seconds=0.5)
+# Between the moment that an image is said to be received at and its last bytes, which tell us.
+_BETWEEN = timedelta(seconds=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class _Folder:
         ended: it has ended; asked before the files, so that none comes after it.
         files: the images that this turn files, in order of arrival.
         left: when the first image came that is left for the next turn; None where all are filed.
+        coming: when the last bytes came of an image that is still being written, or made durable;
+            the earliest where there are several.
         notices: whether there are any.
         sender: as the last image that was read says.
     """
@@ -66,6 +73,7 @@ class _Folder:
     ended: bool
     files: list[Path]
     left: datetime | None
+    coming: datetime | None
     notices: bool
     sender: Association | None = None
 
@@ -103,7 +111,8 @@ class Intake:
                 for path in sorted(item for item in receiver.iterdir() if item.is_dir())
             ]
             if self._filed_before is None:
-                self._filed_before = min([began, *(_first(item) for item in folders)])
+                waiting = [at for item in folders for at in (_first(item), item.coming) if at]
+                self._filed_before = min([began, *waiting])
             count = 0
             for batch in _batches(folders):
                 count += self._file_batch(batch)
@@ -114,13 +123,16 @@ class Intake:
             for receiver, dead in receivers:
                 if dead:
                     _remove(receiver, ("lock",))
-        self._filed_before = min([began, *(item.left for item in folders if item.left)])
+        waiting = [at for item in folders for at in (item.left, item.coming) if at is not None]
+        self._filed_before = min([began, *waiting])
         self._note_watermark(behind=self._filed_before < began)
         return count
 
     def close(self) -> None:
         """Sign off: nobody waits for this intake when its spool is empty."""
-        if next(self._spool.glob("*/*/*.dcm"), None) is None:
+        folders = {path.parent for path in self._spool.glob("*/*/*" + PARTIAL)}
+        coming = any(_coming(folder, _names(folder)) for folder in folders)
+        if not coming and next(self._spool.glob("*/*/*.dcm"), None) is None:
             try:
                 with self._ledger.write() as work:
                     work.watermarks.leave(self._id)
@@ -272,10 +284,9 @@ class Intake:
 def _look(path: Path, receiver_dead: bool) -> _Folder:
     """What lies in the folder of an association."""
     ended = (path / END_FILE).exists()
-    try:
-        names = sorted(os.listdir(path))  # noqa: PTH208 - thousands of names
-    except FileNotFoundError:  # another intake was faster
-        names = []
+    names = _names(path)
+    if receiver_dead:
+        names = sorted({*names, *_recovered(path, names)})
     images = [name for name in names if name.endswith(".dcm")]
     left = images[_TURN] if len(images) > _TURN else None
     return _Folder(
@@ -284,8 +295,28 @@ def _look(path: Path, receiver_dead: bool) -> _Folder:
         ended,
         [path / name for name in images[:_TURN]],
         _came_at(path / left) if left is not None else None,
+        None if ended or receiver_dead else _coming(path, names),
         any(name.startswith("notice-") and name.endswith(".json") for name in names),
     )
+
+
+def _recovered(path: Path, names: list[str]) -> list[str]:
+    """Images that were complete, but not yet named so, when their receiver died."""
+    try:
+        found = recover(path, names)
+    except OSError as error:
+        # one of them may have been acknowledged: nothing of this folder may be removed
+        raise StoreError(f"the spool cannot be read: {error}") from error
+    if found:
+        log.warning("instances_recovered", association=path.name, instances=len(found))
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - thousands of names
+    except FileNotFoundError:  # another intake was faster
+        return []
 
 
 def _came_at(path: Path) -> datetime:
@@ -293,6 +324,27 @@ def _came_at(path: Path) -> datetime:
         return datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:
         return clock.now()  # another intake was faster
+
+
+def _coming(path: Path, names: list[str]) -> datetime | None:
+    """Since when an image of the folder is on its way to the disk.
+
+    The disk may take its time: such an image was received, but cannot be seen yet.
+    """
+    moments = []
+    for name in names:
+        # others are small files of the receiver's own
+        if not name.endswith(PARTIAL) or not name.removesuffix(PARTIAL).isdigit():
+            continue
+        number = name.removesuffix(PARTIAL)
+        # it may have become complete since the look, or be gone
+        for found in (path / name, path / (number + ".dcm")):
+            with contextlib.suppress(FileNotFoundError):
+                status = found.stat()
+                if status.st_size:
+                    moments.append(datetime.fromtimestamp(status.st_mtime, UTC) - _BETWEEN)
+                break
+    return min(moments, default=None)
 
 
 def _first(folder: _Folder) -> datetime:

@@ -1,36 +1,57 @@
-"""One file of the spool while it is written: piece by piece, then kept or thrown away."""
+"""One file of the spool while it is written: piece by piece, then kept or thrown away.
+
+A name in a folder is durable only after the folder's fsync, which costs as much as that of the
+file. So names are made ahead, many at once: empty files, whose folder is synced before the first
+of them is used. Then one fdatasync for each image is enough, and the rename that follows only
+tells intake. A power cut may undo the rename; `node.spool.recovery` finds the image under its
+first name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any
 
-PARTIAL, _INSTANCE = ".part", ".dcm"
+PARTIAL, INSTANCE = ".part", ".dcm"
 _MOST_PARTS = 512
+# Names that are made at once: a sender of one image needs one, the next ones four times as many.
+_FIRST_NAMES, _MORE, _MOST_NAMES = 1, 4, 64
 
 
 class SpoolFile:
     """One instance on its way to the disk: written piece by piece, then kept or thrown away."""
 
-    def __init__(self, folder: Folder, number: int, room: int, durable: bool) -> None:
+    def __init__(self, folder: Folder, within: int, number: int, room: int, durable: bool) -> None:
         self._path, self._durable = folder.path, durable
-        self._name = f"{number:06d}"
+        self._name = _name(number)
         self._room = room
+        self._check = 0
         self.size = 0
         # our own: the association may end, and its handle go, while we write
-        self._within = os.dup(folder.handle)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._within = within
+        flags = os.O_RDWR | os.O_CLOEXEC
         try:
-            self._handle = os.open(self._name + PARTIAL, flags, 0o644, dir_fd=self._within)
+            if not durable:
+                flags |= os.O_CREAT | os.O_TRUNC
+            elif number not in folder.names:
+                folder.make_names(number, within)
+            folder.names.discard(number)
+            self._handle = os.open(self._name + PARTIAL, flags, 0o644, dir_fd=within)
         except OSError:
-            os.close(self._within)
+            os.close(within)
             raise
         # the head comes last, when it is known to be true; the data set has its place behind it
         os.lseek(self._handle, room, os.SEEK_SET)
+
+    @property
+    def check(self) -> int | None:
+        """CRC-32 of the data set as it was written so far; None where nothing is synced."""
+        return self._check if self._durable else None
 
     def write(self, parts: list[memoryview], size: int) -> None:
         """Add `parts` of the data set, `size` bytes together.
@@ -39,6 +60,9 @@ class SpoolFile:
             OSError: the disk does not take them.
         """
         self.size += size
+        if self._durable:
+            for part in parts:
+                self._check = zlib.crc32(part, self._check)
         # at most 1,024 parts at once (IOV_MAX); a disk that fills takes fewer bytes than given
         if len(parts) == 1 or len(parts) > _MOST_PARTS:
             written = 0
@@ -63,22 +87,21 @@ class SpoolFile:
     def keep(self, head: bytes) -> Path:
         """Make the file complete and durable under its name; returns its path.
 
-        The order is: bytes, fdatasync of the file (its size is among what that covers), rename,
-        fsync of the folder. Only then may 0x0000 be sent.
+        The order is: name and fsync of the folder (before the first byte), bytes, head,
+        fdatasync of the file (its size is among what that covers), rename. Only then may 0x0000
+        be sent.
 
         Raises:
             OSError: the disk does not take it; nothing is kept of it.
         """
         assert len(head) == self._room
-        name = self._name + _INSTANCE
+        name = self._name + INSTANCE
         places = {"src_dir_fd": self._within, "dst_dir_fd": self._within}
         try:
             os.pwrite(self._handle, head, 0)
             if self._durable:
                 os.fdatasync(self._handle)
             os.rename(self._name + PARTIAL, name, **places)  # noqa: PTH104 - within an open folder
-            if self._durable:
-                os.fsync(self._within)
         except OSError:
             self._discard(name)
             raise
@@ -106,10 +129,45 @@ class SpoolFile:
 
 @dataclass(slots=True)
 class Folder:
-    """The folder of an open association; `handle` spares the way to it for every image."""
+    """The folder of an open association.
+
+    Attributes:
+        path: where it is.
+        handle: spares the way to it for every image.
+        names: numbers of images whose files are there, empty and durable.
+    """
 
     path: Path
     handle: int
+    names: set[int] = field(default_factory=set)
+    _next: int = _FIRST_NAMES
+
+    def make_names(self, number: int, within: int) -> None:
+        """Make durable names for an image and those after it.
+
+        Raises:
+            OSError: the disk does not take them.
+        """
+        made = range(number, number + self._next)
+        self._next = min(self._next * _MORE, _MOST_NAMES)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        for item in made:
+            os.close(os.open(_name(item) + PARTIAL, flags, 0o644, dir_fd=within))
+        os.fsync(within)
+        self.names.update(made)
+
+    def close(self) -> None:
+        """Remove the names that nobody used, and let go of the folder."""
+        for number in tuple(self.names):
+            # what cannot be removed now goes with the folder
+            with contextlib.suppress(OSError):
+                os.unlink(_name(number) + PARTIAL, dir_fd=self.handle)
+        self.names.clear()
+        os.close(self.handle)
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}"
 
 
 class _Behind(RawIOBase):

@@ -23,12 +23,8 @@ from core.domain import Association
 from core.errors import LedgerValueError
 from core.identifiers import UID
 from core.store import fsync_folder
-from node.spool.receiver import (
-    UNREADABLE,
-    ReceiverSpool,
-    association_from_json,
-    association_to_json,
-)
+from node.spool.heads import association_from_json, association_to_json
+from node.spool.receiver import UNREADABLE, ReceiverSpool
 
 if TYPE_CHECKING:  # the door writes notices too, and needs no SQL
     from core.ledger import Ledger, Work

@@ -32,7 +32,7 @@ from core.identifiers import derived_uid
 from core.settings import Settings
 from node.dimse import contexts
 from node.door.scp import Door
-from node.spool.receiver import read_private_information
+from node.spool.heads import read_private_information
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def test_the_file_and_its_folder_are_fsynced_before_the_answer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    real = {name: getattr(os, name) for name in ("fdatasync", "fsync", "rename")}
+    real = {name: getattr(os, name) for name in ("fdatasync", "fsync", "rename", "open")}
 
     def sync(name: str) -> Callable[[int], None]:
         def watched(handle: int) -> None:
@@ -150,21 +150,36 @@ def test_the_file_and_its_folder_are_fsynced_before_the_answer(
         order.append(f"rename {source} {target}")
         real["rename"](source, target, **folders)
 
+    def made(path: Any, flags: int, *args: Any, **named: Any) -> int:
+        if flags & os.O_CREAT and str(path).endswith(".part"):
+            order.append(f"make {path}")
+        return int(real["open"](path, flags, *args, **named))
+
     with open_door(settings) as door, associated(door.port) as association:
         monkeypatch.setattr(os, "fdatasync", sync("fdatasync"))
         monkeypatch.setattr(os, "fsync", sync("fsync"))
         monkeypatch.setattr(os, "rename", rename)
-        assert association.send_c_store(mr_slice()).Status == 0x0000
-        seen = list(order)
+        monkeypatch.setattr(os, "open", made)
+        seen = []
+        for _ in range(7):
+            assert association.send_c_store(mr_slice()).Status == 0x0000
+            seen.append(list(order))
+            order.clear()
         monkeypatch.undo()
         folder = spooled(settings)[0].parent
-    assert seen[-3:] == [
-        "fdatasync 000001.part",
-        "rename 000001.part 000001.dcm",
-        f"fsync {folder.name}",
-    ]
-    # the association's own folder is durable too
-    assert f"fsync {folder.parent.name}" in seen[:-3]
+    # the association's own folder is durable, before anything in it
+    assert seen[0].pop(0) == f"fsync {folder.parent.name}"
+    named = {0: range(1, 2), 1: range(2, 6), 5: range(6, 22)}
+    for index, steps in enumerate(seen):
+        number = f"{index + 1:06d}"
+        made_now = [f"make {item:06d}.part" for item in named.get(index, ())]
+        assert steps == [
+            # the name is durable: now, or with those of an earlier image
+            *made_now,
+            *([f"fsync {folder.name}"] if made_now else []),
+            f"fdatasync {number}.part",
+            f"rename {number}.part {number}.dcm",
+        ]
 
 
 def test_without_fsync_nothing_is_waited_for_and_it_is_told(
@@ -330,7 +345,7 @@ def test_a_disk_that_fills_in_the_middle_leaves_no_half_file(
         assert association.send_c_store(mr_slice()).Status == 0x0000
     assert len(spooled(settings)) == 2
     # the association's end may just be written; no image is
-    assert not list(settings.spool.glob("*/*/[0-9]*.part"))
+    assert not [path for path in settings.spool.glob("*/*/[0-9]*.part") if path.stat().st_size]
 
 
 def test_a_port_in_use_is_told_with_what_to_do(settings: Settings, door: Door) -> None:

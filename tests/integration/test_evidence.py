@@ -439,6 +439,51 @@ def test_the_news_of_a_step_in_any_order(ledger: Ledger) -> None:
         assert len(said) == 2
 
 
+A, B, C = ["1.4.1"], ["1.4.1", "1.4.2"], ["1.4.3"]
+
+
+@pytest.mark.parametrize(
+    ("news", "expected"),
+    [
+        # it ends without a list: what it named while it ran holds
+        ([({}, False), ({"5": B}, False), (None, True)], {"5": B}),
+        ([({}, False), ({"5": A}, False), ({"5": B}, False), (None, True)], {"5": B}),
+        ([({}, False), ({"5": A}, False), ({"6": C}, False), (None, True)], {"5": A, "6": C}),
+        # it ends with one: nothing is to come of what it names no more
+        ([({}, False), ({"5": A, "6": C}, False), ({"5": B}, True)], {"5": B}),
+        ([({}, False), ({"5": A}, False), ({}, True)], {}),
+    ],
+    ids=["listed once", "listed twice", "two series", "another list", "an empty list"],
+)
+def test_a_list_is_not_lost_whenever_it_reaches_the_ledger(
+    ledger: Ledger,
+    news: list[tuple[dict[str, list[str]] | None, bool]],
+    expected: dict[str, list[str]],
+) -> None:
+    """The notices of several receivers are filed in any order."""
+    for number, order in enumerate(permutations(enumerate(news))):
+        key = f"1.7.{number}"
+        with ledger.write() as work:
+            for second, (series, final) in order:
+                work.evidence.performed(
+                    key,
+                    "MR1",
+                    "" if second else STUDY,
+                    None if series is None else {f"{key}.{uid}": v for uid, v in series.items()},
+                    final,
+                    T0 + second * SECOND,
+                )
+            said = [item for item in work.evidence.of_study(STUDY) if item.key == key]
+        assert all(item.final for item in said), order
+        found = {
+            item.series_instance_uid.removeprefix(f"{key}."): sorted(item.uids)
+            for item in said
+            if item.uids
+        }
+        assert found == expected, order
+        assert not any(item.speaks for item in said if not item.series_instance_uid)
+
+
 # ---- notices: from the door's spool into the ledger
 
 

@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Container
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -27,7 +28,8 @@ from core.settings import Settings
 from core.store import Store
 from node.filing.incoming import IncomingReader
 from node.filing.intake import Intake
-from node.spool.receiver import ReceivedInstance, ReceiverSpool
+from node.spool.heads import ReceivedInstance
+from node.spool.receiver import ReceiverSpool
 
 
 class Spooler:
@@ -318,6 +320,45 @@ def test_nothing_is_said_to_be_filed_that_lies_in_the_spool(
     # images 3 and 5 were the oldest that waited; then none waits, and time goes on
     assert seen[:2] == [T0 + timedelta(seconds=2), T0 + timedelta(seconds=4)]
     assert seen[1] < seen[2] < seen[3]
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "rename"])
+def test_an_image_that_the_disk_is_slow_to_take_is_not_passed(
+    ledger: Ledger, spooler: Spooler, intake: Intake, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It was received, and cannot be seen: nobody may say that nothing came meanwhile."""
+    monkeypatch.setattr("node.filing.intake._NOTE_EVERY", timedelta(0))
+    spooler.add(mr_slice(1), association())
+    intake.step()
+    begun, go_on = threading.Event(), threading.Event()
+    real = getattr(os, call)
+
+    def slow(*args: Any, **named: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        real(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, slow)
+        adding = threading.Thread(target=spooler.add, args=(mr_slice(2), association()))
+        adding.start()
+        try:
+            assert begun.wait(60)
+            received = datetime.now(UTC)
+            for _ in range(2):
+                assert intake.step() == 0
+                with ledger.read() as work:
+                    assert (work.watermarks.filed_before() or T0) <= received
+            intake.close()  # somebody else may go on with it; it is not signed off
+            with ledger.read() as work:
+                assert work.watermarks.filed_before() is not None
+        finally:
+            go_on.set()
+            adding.join(60)
+    assert intake.step() == 1
+    intake.step()
+    with ledger.read() as work:
+        assert (work.watermarks.filed_before() or T0) > received
 
 
 def test_the_slowest_living_intake_counts_and_one_that_signed_off_does_not(

@@ -551,7 +551,7 @@ def test_the_kernel_saw_the_right_order(
     try:
         wait_for(lambda: "door_open" in (tmp_path / "log").read_text(), 60, "the door is open")
         with raw_scu(port) as scu:
-            for number in (1, 2):
+            for number in (1, 2, 3):
                 scu.send(store_pdus(f"1.2.{number}", small_data(f"1.2.{number}", bytes(50_000))))
                 assert scu.status() == 0x0000
             scu.send(RELEASE)
@@ -562,15 +562,19 @@ def test_the_kernel_saw_the_right_order(
     lines = trace.read_text(errors="replace").splitlines()
     begun = [n for n, line in enumerate(lines) if "000001.part" in line and "openat" in line]
     steps = [name for line in lines[begun[0] :] if (name := step(line))]
-    one = ["fdatasync file", "rename", "fsync folder", "answer"]
-    assert steps[: len(one)] == one
-    assert steps[len(one) : 2 * len(one)] == one
+    synced = ["fsync folder", "open", "fdatasync file", "rename", "answer"]
+    # one name, then four at once: the third image finds its own durable
+    assert steps[:6] == ["make", *synced]
+    assert steps[6:15] == ["make"] * 4 + synced
+    assert steps[15:19] == synced[1:]
 
 
 def step(line: str) -> str:
     """What a line of the trace means for one image."""
     if "resumed>" in line:
         return ""
+    if "openat(" in line and ".part" in line and "json" not in line:
+        return "make" if "O_CREAT" in line else "open"
     if "fdatasync(" in line and ".part>" in line:
         return "fdatasync file"
     if "rename" in line and ".part" in line and ".dcm" in line:

@@ -20,7 +20,8 @@ from core.errors import RefusedError
 from node.door.glance import glance
 from node.filing.incoming import IncomingReader
 from node.reading.examine import DatasetIdentity, examine
-from node.spool.receiver import ReceivedInstance, ReceiverSpool
+from node.spool.heads import ReceivedInstance
+from node.spool.receiver import ReceiverSpool
 
 
 def encoded(dataset: Dataset) -> bytes:

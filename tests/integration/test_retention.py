@@ -58,7 +58,8 @@ from node.keeping import disk
 from node.keeping.disk import DiskWatch, Level
 from node.keeping.retention import Retention
 from node.loop import beside
-from node.spool.receiver import ReceivedInstance, ReceiverSpool
+from node.spool.heads import ReceivedInstance
+from node.spool.receiver import ReceiverSpool
 
 DAY, HOUR, SECOND = timedelta(days=1), timedelta(hours=1), timedelta(seconds=1)
 OLD, NEW = T0 - 40 * DAY, T0 - 5 * DAY

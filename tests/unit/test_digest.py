@@ -35,7 +35,8 @@ from core.errors import SentinodeError
 from node.filing.incoming import IncomingReader, identity_of, short_attributes
 from node.reading import digest as digest_module
 from node.reading.examine import examine
-from node.spool.receiver import ReceivedInstance, ReceiverSpool
+from node.spool.heads import ReceivedInstance
+from node.spool.receiver import ReceiverSpool
 
 SYNTAXES = [
     ImplicitVRLittleEndian,
