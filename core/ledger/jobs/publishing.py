@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 
 from core.domain import Job
 from core.ledger.jobs.base import DISPATCH, JobRows
@@ -51,6 +51,16 @@ class Publishing(JobRows):
             self._session.scalar(select(JobRow.id).where(condition).limit(1)) is not None
             for condition in (_due(now), _lost(now), expired(now))
         )
+
+    def left_waiting(self, since: datetime) -> list[tuple[str, str]]:
+        """Queues in which a job has been queued since then, each with the id of one; only reads."""
+        rows = self._session.execute(
+            select(JobRow.queue, func.min(JobRow.id))
+            .where(JobRow.state == JobState.QUEUED, JobRow.queued_at <= since)
+            .group_by(JobRow.queue)
+            .order_by(JobRow.queue)
+        )
+        return [(queue, job_id) for queue, job_id in rows]
 
     def publish_failed(self, job_id: str, next_try_at: datetime, now: datetime) -> None:
         """The broker is away: the job waits, unless a worker has it already."""
