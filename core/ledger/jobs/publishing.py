@@ -63,9 +63,18 @@ class Publishing(JobRows):
         return [(queue, job_id) for queue, job_id in rows]
 
     def publish_failed(self, job_id: str, next_try_at: datetime, now: datetime) -> None:
-        """The broker is away: the job waits, unless a worker has it already."""
-        row = self._locked(job_id)
-        if row.state == JobState.QUEUED:
+        """The broker is away: the job waits, unless a worker has it already.
+
+        One that somebody has in hand at this moment is left to be published again later: to wait
+        for it, with other jobs in hand, was a deadlock with whoever cancels or holds a study.
+        """
+        row = self._session.scalars(
+            select(JobRow)
+            .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
+            .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
+        ).one_or_none()
+        if row is not None:
             self.move(row, JobState.WAITING, "the broker is away", DISPATCH, now)
             row.next_try_at = next_try_at
 
