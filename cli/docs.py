@@ -44,6 +44,8 @@ EVENTS = {
     "broker_away": "Jobs could not be published. They wait; see that the broker runs.",
     "bytes_missing": "An image that the ledger knows is not in the store. It is not committed to; "
     "look at the store.",
+    "clock_set_back": "A clock was set back: so many `moments` (leases, waits) lay too far ahead. "
+    "They were put where they would be if written now.",
     "commitment_answered": "A peer that asked for storage commitment has our report: `yes` "
     "instances are safe, `no` are not.",
     "commitment_asked": "A destination took the question for storage commitment of `objects`; its "

@@ -13,6 +13,7 @@ from core.store import Store
 from node.deciding.dispatch import Dispatcher
 from node.deciding.renditions import RenditionDispatcher
 from node.filing.intake import Intake
+from node.keeping.clocks import ClockWatch
 from node.keeping.disk import DiskWatch
 from node.keeping.retention import Retention
 from node.loop import beside, run, stop_on_signals, until_done
@@ -99,8 +100,9 @@ def run_dispatch(settings: Settings) -> None:
         jobs = make_dispatcher(settings, ledger)
         renditions = make_rendition_dispatcher(settings, ledger)
         retention = make_retention(settings, ledger, stop)
+        clocks = ClockWatch(settings, ledger)
         with beside(retention.step, stop, settings.retention.check_seconds):
-            run(lambda: jobs.step() + renditions.step(), stop)
+            run(lambda: clocks.step() + jobs.step() + renditions.step(), stop)
         jobs.close()
 
 

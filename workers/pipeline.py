@@ -20,6 +20,7 @@ from core.domain import Job, Result
 from core.errors import (
     JobError,
     LeaseLostError,
+    LedgerValueError,
     NotApplicableError,
     ResultError,
 )
@@ -120,7 +121,11 @@ class Pipeline:
                 lease.computed()
                 return self._verdicts.trouble(job, owner, error)
             lease.computed()
-            return self._verdicts.done(job, owner, outcome)
+            try:
+                return self._verdicts.done(job, owner, outcome)
+            except LedgerValueError as error:
+                # what was found cannot be written down; without a word, that would be a death
+                return self._verdicts.trouble(job, owner, error)
         except LeaseLostError as error:
             log.warning("job_lost", reason=str(error))
             return None

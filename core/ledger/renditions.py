@@ -142,9 +142,14 @@ class Renditions:
         return [(row.id, row.queue) for row in rows]
 
     def publish_failed(self, rendition_id: int, next_try_at: datetime) -> None:
-        """The broker is away: it waits, unless a worker has it already."""
-        row = self._locked(rendition_id)
-        if row.state == RenditionState.QUEUED:
+        """The broker is away: it waits, unless somebody has it in hand, as a job does."""
+        row = self._session.scalars(
+            select(RenditionRow)
+            .where(RenditionRow.id == rendition_id, RenditionRow.state == RenditionState.QUEUED)
+            .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
+        ).one_or_none()
+        if row is not None:
             _move(row, RenditionState.WAITING)
             row.next_try_at = next_try_at
 

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 _BROKER_AWAY_RETRY = timedelta(seconds=1)
 _BROKER_AWAY_LONGEST = timedelta(seconds=15)
 _MOST_PUBLISHED = 200
+# Where something has been queued so long, one message more goes to that queue as often.
+_KNOCK = timedelta(seconds=60)
 
 
 class Publisher:
@@ -45,6 +47,7 @@ class Publisher:
         self._lease = timedelta(seconds=settings.jobs.lease_seconds)
         self._broker_failures = 0
         self._broker_retry_at: datetime | None = None
+        self._knocked_at: datetime | None = None
         self._calm = Calm(self._lease)
 
     def step(self) -> int:
@@ -57,7 +60,27 @@ class Publisher:
         with self._ledger.read() as work:
             has_jobs = work.jobs.has_work(now)
         self._calm.note(now)
-        return self._publish_due(now) if has_jobs else 0
+        published = self._publish_due(now) if has_jobs else 0
+        self._knock(now)
+        return published
+
+    def _knock(self, now: datetime) -> None:
+        """Wake up who may be idle although jobs wait: a broker lost all its messages.
+
+        The waits between two messages for one job grow to an hour, or those of a weekend would
+        fill the broker. One message for a whole queue does not, and any message gives a worker
+        the best job.
+        """
+        if self._knocked_at is not None and timedelta() <= now - self._knocked_at < _KNOCK:
+            return
+        self._knocked_at = now
+        with self._ledger.read() as work:
+            waiting = work.jobs.left_waiting(now - _KNOCK)
+        for queue, job_id in waiting:
+            try:
+                self._publish(job_id, queue)
+            except QueueError:
+                return  # told where jobs are published; the next knock comes
 
     def _publish_due(self, now: datetime) -> int:
         broker_away = self._broker_retry_at is not None and now < self._broker_retry_at

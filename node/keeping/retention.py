@@ -138,9 +138,10 @@ class Retention:
         """
         report = Report()
         now = self._now()
+        trouble: list[StoreError] = []
         if not dry:
             # what a run before this one let go and did not delete
-            report.deleted += self._delete()
+            report.deleted += self._delete(trouble)
         if (before := _ago(now, self._settings.originals_days)) is not None:
             self._originals(before, now, report, dry=dry)
         if (before := _ago(now, self._settings.results_days)) is not None:
@@ -150,7 +151,9 @@ class Retention:
         if (before := _ago(now, self._settings.ledger_days)) is not None:
             self._studies(before, now, report, dry=dry)
         if not dry:
-            report.deleted += self._delete()
+            report.deleted += self._delete(trouble)
+        if trouble:
+            raise trouble[0]
         return report
 
     def _originals(self, before: datetime, now: datetime, report: Report, *, dry: bool) -> None:
@@ -266,13 +269,17 @@ class Retention:
             if after is None or (number >= _PAGES and not whole):
                 return
 
-    def _delete(self) -> int:
-        """Delete from the store what was let go, a few keys at a time."""
+    def _delete(self, trouble: list[StoreError]) -> int:
+        """Delete from the store what was let go, a few keys at a time.
+
+        A key that cannot be deleted ends this, and is added to `trouble`; it keeps nothing else
+        from being let go.
+        """
         count = 0
         with self._ledger.read() as work:
             more = work.retention.pending() > 0
         while more and not self._stop.is_set():
-            trouble: StoreError | None = None
+            failed = False
             with self._ledger.write() as work:
                 keys, deleted = work.retention.to_remove(_DELETED_AT_ONCE), []
                 for key in keys:
@@ -280,14 +287,13 @@ class Retention:
                         self._store.delete(key)
                         deleted.append(key)
                     except StoreError as error:
-                        trouble = error
+                        trouble.append(error)
+                        failed = True
                 work.retention.removed(deleted)
                 # so that they do not stand in the way of the others for ever
                 work.retention.put_last(set(keys).difference(deleted), self._now())
             count += len(deleted)
-            more = bool(keys)
-            if trouble is not None:
-                raise trouble
+            more = bool(keys) and not failed
         return count
 
     def _tell_over(self, report: Report) -> None:

@@ -44,6 +44,11 @@ _MISSES = 3
 _NEITHER = "it is not known to hold it: only its answer to C-STORE says so"
 # PS3.7 Annex C: the destination may do later what it did not do now
 _PASSING = (0x0110, 0x0213)
+# PS3.7 Annex C: it has no such service, instance or action, or not for us; all else is about
+# this one question
+_NOT_OFFERED = (0x0112, 0x0117, 0x0118, 0x0119, 0x0122, 0x0123, 0x0124, 0x0211)
+# PS3.3 Table C.14-1, duplicate transaction UID: it took the question the last time
+_TAKEN_BEFORE = 0x0131
 _WARNING = range(0xB000, 0xC000)
 
 
@@ -196,7 +201,7 @@ class Prover:
         """Write down what the destination answered to the question."""
         now = self._now()
         about = {"destination": commitment.destination, "transaction": commitment.transaction_uid}
-        if status == 0 or status in _WARNING:
+        if status in {0, _TAKEN_BEFORE} or status in _WARNING:
             until = now + timedelta(seconds=self._settings.delivery.commit_seconds)
             with self._ledger.write() as work:
                 work.commitments.asked(commitment.id, self._owner, until)
@@ -205,11 +210,11 @@ class Prover:
             log.info("commitment_asked", **about, objects=len(commitment.instances))
             return _Answer.ASKED
         said = f"it answered 0x{status:04X} to the question"
-        if status not in _PASSING:
+        if status in _NOT_OFFERED:
             self._not_offered(commitment, said)
             return _Answer.NOT_OFFERED
         with self._ledger.write() as work:
-            if commitment.attempts + 1 < _MOST_ASKED:
+            if status in _PASSING and commitment.attempts + 1 < _MOST_ASKED:
                 at = now + self._wait(commitment.attempts)
                 work.commitments.ask_again(commitment.id, self._owner, said, at, answered=True)
             else:

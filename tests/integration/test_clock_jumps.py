@@ -6,14 +6,17 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 from support.instances import T0, incoming, mr_slice
 
 from core.domain import Job
 from core.ledger import Ledger
 from core.ledger.jobs import NewJob
 from core.lifecycle import JobState
+from core.schema import CommitmentRow, DestinationRow, TransferRow
 from core.settings import Settings
 from node.deciding.publisher import Publisher
+from node.keeping.clocks import ClockWatch, farthest_of
 
 HOUR = timedelta(hours=1)
 LEASE = 10.0  # seconds
@@ -39,7 +42,9 @@ class Yard:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self.clock = Clock()
         self.ledger = ledger
+        self.settings = settings
         self.published: list[str] = []
+        self.watch = ClockWatch(settings, ledger, self.clock)
         self.publisher = Publisher(
             settings, ledger, lambda job, _queue: self.published.append(job), self.clock
         )
@@ -61,10 +66,14 @@ class Yard:
 
     def step(self, seconds: float = 0.0) -> None:
         """The publisher looks, as often as it does in so many seconds."""
-        self.publisher.step()
+        self.look()
         for _ in range(round(seconds / STEP)):
             self.clock.jump(timedelta(seconds=STEP))
-            self.publisher.step()
+            self.look()
+
+    def look(self) -> None:
+        self.watch.step()
+        self.publisher.step()
 
     def claim(self, owner: str) -> Job | None:
         with self.ledger.write() as work:
@@ -110,6 +119,71 @@ def test_a_jump_back_takes_no_job_from_a_living_worker(yard: Yard) -> None:
         assert yard.beat("worker:1")
     assert yard.state == JobState.RUNNING
     assert yard.claim("worker:2") is None
+
+
+def test_after_a_jump_back_a_dead_worker_s_lease_runs_out_soon(yard: Yard) -> None:
+    yard.step()
+    assert yard.claim("worker:1") is not None
+    yard.clock.jump(-HOUR)
+    yard.step(3 * LEASE)
+    assert yard.state == JobState.QUEUED
+
+
+def test_a_node_that_begins_after_the_jump_finds_it_too(yard: Yard) -> None:
+    yard.step()
+    assert yard.claim("worker:1") is not None
+    yard.clock.jump(-24 * HOUR)
+    yard.watch = ClockWatch(yard.settings, yard.ledger, yard.clock)
+    yard.step(3 * LEASE)
+    assert yard.state == JobState.QUEUED
+
+
+def test_a_wait_does_not_grow_by_the_jump(yard: Yard) -> None:
+    yard.step()
+    assert yard.claim("worker:1") is not None
+    with yard.ledger.write() as work:
+        again = yard.clock.now + timedelta(seconds=20)
+        work.jobs.give_back(yard.job_id, "worker:1", "trouble", again, yard.clock.now)
+    yard.clock.jump(-HOUR)
+    yard.step(STEP)
+    assert yard.state == JobState.QUEUED
+
+
+def test_every_moment_that_lies_too_far_ahead_is_pulled_in(yard: Yard) -> None:
+    """A dead sender's lease, a destination's wait, a series' quiet time, and the others."""
+    farthest = farthest_of(yard.settings)
+    with yard.ledger.write() as work:
+        session = work.moments._session
+        session.add(DestinationRow(name="pacs", failures=3, next_try_at=T0, probe_until=T0))
+        session.add(
+            CommitmentRow(
+                transaction_uid="2.25.1", destination="pacs", state="asking", created_at=T0,
+                lease_until=T0,
+            )
+        )  # fmt: skip
+        for number, state in enumerate(("due", "sending", "sent")):
+            image = work.series.instances("1.2.3.4")[0]
+            session.add(
+                TransferRow(
+                    instance_id=image.id, study_instance_uid="1.2.3", destination=f"p{number}",
+                    state=state, created_at=T0, next_try_at=T0, lease_until=T0,
+                )
+            )  # fmt: skip
+    # what was written now lies nowhere too far ahead; a day later by the clock before, it does
+    with yard.ledger.write() as work:
+        assert not work.moments.too_far(farthest, T0)
+        before = T0 - 24 * HOUR
+        assert work.moments.too_far(farthest, before)
+        assert work.moments.pull_in(farthest, before) == 8
+        assert not work.moments.too_far(farthest, before)
+    with yard.ledger.read() as work:
+        found = work.facts.standing()
+        rows = work.moments._session.scalars(select(TransferRow).order_by(TransferRow.id)).all()
+        destination = work.circuits.get("pacs")
+    assert found
+    assert rows[0].next_try_at == rows[2].next_try_at == before
+    assert rows[1].lease_until == before + farthest.send_lease
+    assert destination.next_try_at == before
 
 
 def test_after_a_jump_back_a_dead_worker_is_found_out_by_its_own_renewals(yard: Yard) -> None:

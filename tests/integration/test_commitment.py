@@ -326,6 +326,46 @@ def test_who_does_not_offer_commitment_is_asked_in_another_way(
 
 
 @on_sqlite
+def test_a_question_that_was_taken_before_is_waited_for(make_world: Callable[..., World]) -> None:
+    """An archive that refuses a Transaction UID for the second time knows the first."""
+    world = make_world(commit=True, find=True)
+    world.forward(1)
+    with archive(world.port) as pacs:
+        pacs.reports = False
+        world.step()
+        pacs.answer = 0x0131
+        world.later(3700)
+        world.step()
+        assert [state for state, _ in world.commitments()] == ["asked"]
+        report = read_commit_report(1, pacs.report_on(pacs.asked[0]))
+        with world.ledger.write() as work:
+            work.commitments.report(
+                report.transaction_uid, report.committed, report.failed, world.now
+            )
+    assert world.states() == {(COMMITTED, "commitment")}
+
+
+@on_sqlite
+def test_a_question_that_is_not_taken_does_not_end_all_the_others(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(commit=True, find=True)
+    world.forward(1)
+    with archive(world.port) as pacs:
+        pacs.answer = 0x0115  # PS3.7 Annex C: invalid argument value
+        world.step()
+        world.later(3)
+        world.step()
+        assert world.states() == {(SENT, "found")}
+        pacs.answer = 0
+        world.forward(1, series="1.2.3.5")
+        for _ in range(2):
+            world.step()
+            world.later(3)
+        assert world.states() == {(SENT, "found"), (COMMITTED, "commitment")}
+
+
+@on_sqlite
 def test_a_report_that_does_not_come_is_asked_for_again_then_given_up(
     make_world: Callable[..., World],
 ) -> None:

@@ -496,3 +496,40 @@ def test_the_priority_of_a_job(route: Any, said: str | None, modality: str, prio
     made = Route(name="r", model="m", priority=route)
     attributes = {"RequestedProcedurePriority": said, "Modality": modality}
     assert priority_of(made, attributes, JobSettings(stat_modalities=("ct",))) == priority
+
+
+def test_putting_jobs_back_and_cancelling_their_study_do_not_wait_in_a_circle(
+    ledger: Ledger,
+) -> None:
+    """The first has one job in hand and wants another; who cancels has that, and wants the first.
+
+    On SQLite one comes after the other.
+    """
+    with ledger.write() as work:
+        jobs = sorted(add(work, number) for number in (1, 2))
+    faults: list[Exception] = []
+    begun = threading.Event()
+
+    def cancel() -> None:
+        begun.wait(30)
+        try:
+            with ledger.write() as work:
+                work.jobs.cancel_study("1.2.3", "admin", T0)
+        except Exception as error:  # noqa: BLE001 - told by the test
+            faults.append(error)
+
+    administrator = threading.Thread(target=cancel)
+    administrator.start()
+    with ledger.write() as work:
+        work.jobs.publish_failed(jobs[1], T0, T0)
+        begun.set()
+        deadline = time.monotonic() + 30
+        while ledger.engine.dialect.name == "postgresql" and time.monotonic() < deadline:
+            with ledger.engine.connect() as connection:
+                if connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                    break
+        work.jobs.publish_failed(jobs[0], T0, T0)  # the administrator has this one
+    administrator.join(30)
+    assert faults == []
+    with ledger.read() as work:
+        assert {work.views.job(job).state for job in jobs} == {J.CANCELLED}

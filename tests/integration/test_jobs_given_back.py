@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -270,3 +271,26 @@ def test_a_worker_s_first_child_settles_what_the_machine_went_down_with(
     yard.begin(pipeline._new_owner())
     assert successor.settle_restart(settings) == []
     assert yard.job.state == J.RUNNING
+
+
+def test_a_broker_that_lost_its_messages_keeps_no_worker_idle(
+    yard: Yard, make_settings: Callable[..., Settings]
+) -> None:
+    """However long the job has waited; and a weekend without workers does not fill the broker."""
+    with yard.ledger.write() as work:
+        images = tuple(work.series.instances("1.2.3.4"))
+        for number in range(20):
+            new = NewJob("1.2.3", ("1.2.3.4",), images, f"r{number}", "m", "1", "cpu", ())
+            work.jobs.create(new, yard.now)
+    sent: list[datetime] = []
+    publisher = Publisher(
+        make_settings(), yard.ledger, lambda *_: sent.append(yard.now), lambda: yard.now
+    )
+    for _ in range(3 * 360):
+        publisher.step()
+        yard.now += 10 * SECOND
+    moments = sorted(set(sent))
+    gaps = [after - before for before, after in itertools.pairwise(moments)]
+    assert max(gaps) <= 70 * SECOND
+    last_hour = [moment for moment in sent if moment > yard.now - 3600 * SECOND]
+    assert len(last_hour) <= 21 + 61  # one an hour for each job, and one a minute for the queue

@@ -463,6 +463,21 @@ def test_a_job_that_takes_too_long_fails_at_the_next_batch(
     assert len(batches) <= 1
 
 
+def test_what_the_ledger_does_not_take_fails_the_job(
+    bright: tuple[Workshop, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a verdict it would look like a worker's death, twice: quarantine."""
+    made, series = bright
+    make = workers.pipeline.make_objects
+    monkeypatch.setattr(workers.pipeline, "make_objects", lambda *args: make(*args) * 2)
+    monkeypatch.setattr(workers.pipeline, "check_objects", lambda *_: None)
+    job_id = made.queue(series, "bright")
+    assert made.pipeline.run_next("cpu") == JobState.FAILED
+    job = made.life(job_id).job
+    assert "does not take" in job.reason
+    assert job.deaths == 0
+
+
 @ON_SQLITE
 @pytest.mark.parametrize("well", [True, False])
 def test_writing_down_what_came_out_is_not_limited(

@@ -368,6 +368,28 @@ def test_one_key_that_cannot_be_deleted_does_not_keep_the_others(world: World) -
     assert here == [True] + [False] * 29
 
 
+def test_a_key_that_can_never_be_deleted_lets_others_go_all_the_same(world: World) -> None:
+    stuck = world.file(OLD)
+
+    class StickyStore(Store):
+        def delete(self, key: str) -> None:
+            if stuck in key:
+                raise StoreError(f"{key} cannot be deleted")
+            super().delete(key)
+
+    sticky = StickyStore(world.settings.store_url)
+    with pytest.raises(StoreError, match="cannot be deleted"):
+        world.run(store=sticky, originals_days=30)
+    for number in range(3):
+        uid = world.file(OLD, series=f"1.2.3.{number}")
+        with pytest.raises(StoreError, match="cannot be deleted"):  # and it is told every time
+            world.run(store=sticky, originals_days=30)
+        world.now += HOUR
+        with pytest.raises(StoreError, match="cannot be deleted"):
+            world.run(store=sticky, originals_days=30)
+        assert not world.is_here(uid)
+
+
 class Arrivals:
     """Images that arrive through spool and intake, again and again."""
 

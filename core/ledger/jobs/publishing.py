@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 
 from core.domain import Job
 from core.ledger.jobs.base import DISPATCH, JobRows
@@ -52,10 +52,29 @@ class Publishing(JobRows):
             for condition in (_due(now), _lost(now), expired(now))
         )
 
+    def left_waiting(self, since: datetime) -> list[tuple[str, str]]:
+        """Queues in which a job has been queued since then, each with the id of one; only reads."""
+        rows = self._session.execute(
+            select(JobRow.queue, func.min(JobRow.id))
+            .where(JobRow.state == JobState.QUEUED, JobRow.queued_at <= since)
+            .group_by(JobRow.queue)
+            .order_by(JobRow.queue)
+        )
+        return [(queue, job_id) for queue, job_id in rows]
+
     def publish_failed(self, job_id: str, next_try_at: datetime, now: datetime) -> None:
-        """The broker is away: the job waits, unless a worker has it already."""
-        row = self._locked(job_id)
-        if row.state == JobState.QUEUED:
+        """The broker is away: the job waits, unless a worker has it already.
+
+        One that somebody has in hand at this moment is left to be published again later: to wait
+        for it, with other jobs in hand, was a deadlock with whoever cancels or holds a study.
+        """
+        row = self._session.scalars(
+            select(JobRow)
+            .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
+            .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
+        ).one_or_none()
+        if row is not None:
             self.move(row, JobState.WAITING, "the broker is away", DISPATCH, now)
             row.next_try_at = next_try_at
 
