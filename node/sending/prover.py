@@ -39,6 +39,8 @@ _MOST_LOOKS = 500
 # So long a report is waited for on the association of the question.
 _LINGER_SECONDS = 2.0
 _MOST_ASKED = 3
+# So often the association may break at a question; with the waits that is some ten minutes.
+_MOST_BROKEN = 8
 # Not listed so often: sent again, once; and as often after that: its status must do.
 _MISSES = 3
 _NEITHER = "it is not known to hold it: only its answer to C-STORE says so"
@@ -154,11 +156,13 @@ class Prover:
         own, timeout = self._settings.node.ae_title, self._settings.delivery.timeout
         asked = 0
         waiting: set[str] = set()
+        talking = False
         try:
             with associate(
                 own, address, commit_contexts(), timeout, listener.handlers
             ) as association:
                 serve_reports_quietly(association)
+                talking = True
                 while commitment is not None:
                     status = request(association, commitment)
                     asked += len(commitment.instances)
@@ -176,6 +180,9 @@ class Prover:
         except PeerError as error:
             if commitment is None:  # all was asked; how it ended does not matter
                 return asked
+            if talking:  # it is there, and breaks off at the question; it may take images
+                self._broken(commitment, error)
+                return asked
             with self._ledger.write() as work:
                 at = self._now() + self._wait(0)
                 work.commitments.ask_again(
@@ -183,6 +190,24 @@ class Prover:
                 )
             raise
         return asked
+
+    def _broken(self, commitment: Commitment, error: PeerError) -> None:
+        """The association broke at the question: after some times another proof takes its place."""
+        now = self._now()
+        with self._ledger.write() as work:
+            if commitment.attempts + 1 < _MOST_BROKEN:
+                at = now + self._wait(commitment.attempts)
+                work.commitments.ask_again(
+                    commitment.id, self._owner, str(error), at, answered=True
+                )
+            else:
+                work.commitments.give_up(commitment.id, self._owner, str(error), now)
+        log.warning(
+            "commitment_not_taken",
+            destination=commitment.destination,
+            transaction=commitment.transaction_uid,
+            reason=str(error),
+        )
 
     def _next_commitment(self, name: str) -> Commitment | None:
         now = self._now()

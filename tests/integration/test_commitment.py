@@ -36,7 +36,7 @@ from core.settings import Settings
 from core.store import Store
 from node.dimse.contexts import COMMITMENT, COMMITMENT_INSTANCE, accepted
 from node.dimse.messages import read_commit_report
-from node.sending.prover import _MOST_ASKED
+from node.sending.prover import _MOST_ASKED, _MOST_BROKEN
 from node.sending.sender import Sender
 
 SENT, COMMITTED, DUE = TransferState.SENT, TransferState.COMMITTED, TransferState.DUE
@@ -53,6 +53,7 @@ class Archive:
     asked: list[Dataset] = field(default_factory=list)
     answer: int = 0x0000
     reports: bool = True
+    breaks_off: bool = False
     failing: dict[str, int] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
     find_status: int = 0x0000
@@ -94,6 +95,9 @@ def archive(port: int, *, commits: bool = True, finds: bool = True) -> Iterator[
 
     def on_action(event: evt.Event) -> tuple[int, None]:
         made.asked.append(event.action_information)
+        if made.breaks_off:
+            event.assoc.abort()
+            return 0, None
         if made.reports and made.answer == 0:
             thread = threading.Thread(target=report, args=(event.assoc, event.action_information))
             threads.append(thread)
@@ -343,6 +347,30 @@ def test_a_question_that_was_taken_before_is_waited_for(make_world: Callable[...
                 report.transaction_uid, report.committed, report.failed, world.now
             )
     assert world.states() == {(COMMITTED, "commitment")}
+
+
+@on_sqlite
+def test_who_breaks_off_at_the_question_still_gets_images_and_another_proof(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(commit=True, find=True)
+    world.forward(1)
+    with archive(world.port) as pacs:
+        pacs.breaks_off = True
+        world.step()
+        world.later(3)
+        world.step()
+        assert len(pacs.asked) == 1
+        with world.ledger.read() as work:
+            assert work.circuits.get("pacs").failures == 0
+        world.forward(1, series="1.2.3.5")
+        world.step()
+        assert len(pacs.stores) == 2
+        for _ in range(2 * _MOST_BROKEN + 1):  # one question at a time
+            world.later(600)
+            world.step()
+        assert world.states() == {(SENT, "found")}
+        assert world.commitments() == [("failed", _MOST_BROKEN - 1)] * 2
 
 
 @on_sqlite
