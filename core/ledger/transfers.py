@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import cast
 
 from sqlalchemy import ColumnElement, Select, delete, select, update
@@ -27,6 +27,9 @@ from core.schema import (
     TransferAttemptRow,
     TransferRow,
 )
+
+# A sender that is silent so long has died.
+SEND_LEASE = timedelta(seconds=20)
 
 Rows = Select[TransferRow, ResultRow | None, InstanceRow | None]
 

@@ -11,8 +11,8 @@ from core import clock
 from core.ledger import Ledger
 from core.ledger.jobs import LONGEST_REPUBLISH
 from core.ledger.moments import Farthest
+from core.ledger.transfers import SEND_LEASE
 from core.settings import Settings
-from node.sending.delivery import LEASE
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def farthest_of(settings: Settings) -> Farthest:
         rendition_lease=2 * lease,
         republish=max(republish, LONGEST_REPUBLISH),
         retry=max(_LONGEST_RETRY, timedelta(seconds=settings.jobs.retry_seconds)),
-        send_lease=LEASE,
+        send_lease=SEND_LEASE,
         # an object waits twice as long as its destination, and a fifth of jitter comes on top
         delivery=max(2.4 * longest, _LONGEST_RETRY),
         proof=max(_PROOF_LEASE, timedelta(seconds=9 * delivery.proof_seconds)),

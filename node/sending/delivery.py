@@ -29,6 +29,7 @@ from core.domain import Transfer
 from core.errors import PeerError, StoreError
 from core.ledger import Ledger
 from core.ledger.circuits import Passage
+from core.ledger.transfers import SEND_LEASE
 from core.lifecycle import TransferState
 from core.settings import Settings
 from core.store import Store
@@ -47,7 +48,6 @@ from node.sending.outcomes import BATCH, Outcomes, Visit
 
 log = structlog.get_logger()
 
-LEASE = timedelta(seconds=20)
 _BATCH_BYTES = 256 << 20
 # Proposed to every destination: who accepts none of these is no storage destination just now.
 _COMMON = frozenset(
@@ -99,7 +99,7 @@ class Delivery:
         """
         now = self._now()
         with self._ledger.write() as work:
-            passage = work.circuits.enter(name, self._owner, now + LEASE, now)
+            passage = work.circuits.enter(name, self._owner, now + SEND_LEASE, now)
         if passage == Passage.CLOSED:
             return 0
         visit = Visit(name, probing=passage == Passage.PROBE)
@@ -122,7 +122,7 @@ class Delivery:
             LedgerError: SQL is away.
         """
         now = self._now()
-        if now - self._kept_at < LEASE / 3:
+        if now - self._kept_at < SEND_LEASE / 3:
             return
         self._kept_at = now
         with self._lock:
@@ -130,10 +130,10 @@ class Delivery:
         ids = [item for visit in visits for item in list(visit.left)]
         ids += [item.id for visit in visits for item, _, _ in list(visit.sent)]
         with self._ledger.write() as work:
-            work.transfers.renew_all(ids, self._owner, now + LEASE)
+            work.transfers.renew_all(ids, self._owner, now + SEND_LEASE)
             for visit in visits:
                 if visit.probing:
-                    work.circuits.keep(visit.name, self._owner, now + LEASE)
+                    work.circuits.keep(visit.name, self._owner, now + SEND_LEASE)
 
     def _claim(self, visit: Visit) -> list[_Ready]:
         """Take what is due and can be sent; what cannot is settled here."""
@@ -146,7 +146,7 @@ class Delivery:
                 transfers = work.transfers.claim(
                     visit.name,
                     self._owner,
-                    now + LEASE,
+                    now + SEND_LEASE,
                     now,
                     1 if visit.probing else BATCH,
                     most_bytes=_BATCH_BYTES,
