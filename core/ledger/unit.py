@@ -33,6 +33,7 @@ from core.ledger.filing import Filing
 from core.ledger.forgetting import Forgetting
 from core.ledger.jobs import Jobs
 from core.ledger.proofs import Proofs
+from core.ledger.queries import Queries
 from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
 from core.ledger.retention import Retention
@@ -66,6 +67,7 @@ class Work:
     retention: Retention
     forgetting: Forgetting
     commit_requests: CommitRequests
+    queries: Queries
 
 
 class Ledger:
@@ -145,6 +147,7 @@ class Ledger:
                     retention=retention,
                     forgetting=Forgetting(session, retention),
                     commit_requests=CommitRequests(session),
+                    queries=Queries(session),
                 )
         except (DataError, IntegrityError) as error:
             raise LedgerValueError(f"the ledger does not take a value: {error.orig}") from error
