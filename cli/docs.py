@@ -131,6 +131,11 @@ EVENTS = {
     "object_sent": "A destination has an object.",
     "query_failed": "A destination answers our query for what it was sent with an error. After "
     "some times its answer to C-STORE must do as proof.",
+    "query_answered": "A peer's query or retrieval was answered; `objects` were told or sent, "
+    "`status` is the last response.",
+    "query_refused": "A peer's query or retrieval was not taken. `status` is what it was told, "
+    "`reason` why.",
+    "query_trouble": "An unforeseen error in a query or retrieval, with its traceback.",
     "rendition_done": "An object was made in place of a refused one, and is due at `destinations`.",
     "rendition_failed": "An object in place of a refused one cannot be made; `reason` says why. "
     "What comes after it is tried.",

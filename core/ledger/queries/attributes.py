@@ -135,6 +135,28 @@ WORKLIST: tuple[Attribute, ...] = (
     Attribute("ScheduledProcedureStepLocation", "SH", matched=False, step=True),
     Attribute("ScheduledProcedureStepID", "SH", step=True),
     Attribute("ScheduledProcedureStepStatus", "CS", step=True),
+    # Return keys of type 2 that a step of ours has no value for.
+    *(
+        Attribute(keyword, vr, matched=False)
+        for keyword, vr in (
+            ("ReferencedStudySequence", "SQ"),
+            ("ReferencedPatientSequence", "SQ"),
+            ("RequestedProcedureCodeSequence", "SQ"),
+            ("RequestingPhysician", "PN"),
+            ("AdmissionID", "LO"),
+            ("CurrentPatientLocation", "LO"),
+            ("PatientWeight", "DS"),
+            ("ConfidentialityConstraintOnPatientDataDescription", "LO"),
+            ("PatientState", "LO"),
+            ("PregnancyStatus", "US"),
+            ("MedicalAlerts", "LO"),
+            ("Allergies", "LO"),
+            ("SpecialNeeds", "LO"),
+            ("PatientTransportArrangements", "LO"),
+        )
+    ),
+    Attribute("PreMedication", "LO", matched=False, step=True),
+    Attribute("ScheduledProtocolCodeSequence", "SQ", matched=False, step=True),
 )
 
 

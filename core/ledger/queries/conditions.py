@@ -75,7 +75,7 @@ class Conditions:
         if prefix and pattern == f"{prefix}*" and (bytewise or self._sqlite):
             return and_(column >= prefix, column < after_prefix(prefix))
         if self._sqlite:
-            fits: Any = column.op("GLOB")(re.sub(r"\*+", "*", pattern.replace("[", "[[]")))
+            fits: Any = column.bool_op("GLOB")(re.sub(r"\*+", "*", pattern.replace("[", "[[]")))
         else:
             escaped = re.sub(r"([\\%_])", r"\\\1", pattern)
             shown = re.sub(r"\*+", "%", escaped).replace("?", "_")
