@@ -101,6 +101,8 @@ EVENTS = {
     "job_lease_expired": "A worker fell silent. Its job is tried again, or quarantined after the "
     "second time.",
     "job_left": "A worker could not reach the ledger. The job is published again.",
+    "move_broken_off": "A destination of a C-MOVE went away in the middle; who asked was told "
+    "which objects it did not get.",
     "no_job_waits": "A message came, and no job was left in its queue. Harmless.",
     "job_lost": "A job was taken from its worker (held, superseded, or given to another one). "
     "Nothing of this attempt was kept.",
@@ -116,6 +118,8 @@ EVENTS = {
     "notice_filed": "What a peer told us beside images is in the ledger.",
     "notice_taken": "What a peer told us beside images is safe on the disk.",
     "notice_unreadable": "A spooled notice could not be read or filed. It is kept under `kept_as`.",
+    "object_not_given": "An object was not sent to who asked for it by C-GET or C-MOVE; `error` "
+    "says why.",
     "object_not_listed": "A destination answered success, and does not list the object when it is "
     "queried. After some times it is sent again.",
     "not_durable": "storage.fsync is off: a power cut loses images that were acknowledged.",

@@ -40,6 +40,7 @@ from node.dimse.contexts import (
 from node.worklist.find import answer, read_query, read_worklist
 from node.worklist.identifier import read_identifier
 from node.worklist.replies import C_FIND_RSP, C_GET_RSP, C_MOVE_RSP, Replies
+from node.worklist.retrieve import Retrieval, destination_of, read_selection
 from node.worklist.statuses import (
     NOT_AUTHORISED,
     OUT_OF_RESOURCES,
@@ -173,6 +174,16 @@ class QueryService:
                 asked = read_query(keys, root, date_and_time=together)
                 title = self._settings.node.ae_title
                 status, objects = answer(self.ledger(), asked, replies, None, title)
+            else:
+                selection = read_selection(keys, root)
+                number = int(request.MessageID)
+                retrieval = Retrieval(
+                    self._settings, self.ledger(), self.store(), replies, number, calling
+                )
+                if kind is C_GET:
+                    status, objects = retrieval.get(association, selection)
+                else:
+                    status, objects = retrieval.move(destination_of(request), selection)
         except QueryError as error:
             bound.warning("query_refused", status=f"0x{error.status:04X}", reason=str(error))
             replies.last(error.status, str(error), offending=error.offending)

@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from support.instances import T0, mr_slice
 from support.peers import DCMTK_ENVIRONMENT, free_port, require_program, wait_for
-from support.queries import QuerySite, associated, find, identifier, query_site, study
+from support.queries import QuerySite, associated, find, identifier, query_site, seg, study
 
 from core.domain import ResultKind
 from core.ledger import Ledger
@@ -271,20 +271,6 @@ def test_the_levels_of_patient_root(site: QuerySite) -> None:
     assert refused(site, asked, PATIENT_ROOT_FIND) == (0xA900, 0x00100020)
 
 
-def seg(number: int = 1) -> Dataset:
-    made = mr_slice(
-        1,
-        SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4",
-        StudyInstanceUID="1.2.1",
-        SeriesInstanceUID="1.2.1.90",
-        SOPInstanceUID=f"1.2.1.90.{number}",
-        Modality="SEG",
-    )
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    return made
-
-
 def test_series_and_images_with_what_we_made(site: QuerySite) -> None:
     images = [
         mr_slice(
@@ -461,12 +447,13 @@ def test_many_matches_page_after_page_and_a_cancel(
     asked = identifier("STUDY", StudyInstanceUID="", StudyDate="")
     with associated(site.door.port, STUDY_ROOT_FIND) as association:
         dates = []
+        last = Dataset()
         for status, match in association.send_c_find(asked, STUDY_ROOT_FIND):
-            if match is None:
-                break
-            dates.append(match.StudyDate)
+            last = status
+            if match is not None:
+                dates.append(match.StudyDate)
         assert dates == sorted(dates, reverse=True)
-        assert status.Status == 0x0000
+        assert last.Status == 0x0000
 
     # between two pages a cancel is heard: here while the second page is read
     entered = []
@@ -485,10 +472,11 @@ def test_many_matches_page_after_page_and_a_cancel(
     with associated(site.door.port, STUDY_ROOT_FIND) as association:
         count = 0
         for status, match in association.send_c_find(asked, STUDY_ROOT_FIND, msg_id=5):
+            last = status
             if match is not None and not count:
                 association.send_c_cancel(5, query_model=STUDY_ROOT_FIND)
             count += match is not None
-        assert (status.Status, count) == (0xFE00, 3)
+        assert (last.Status, count) == (0xFE00, 3)
         # and the association is as good as before
         monkeypatch.setattr(find_module, "_page", page)
         assert sum(1 for _ in association.send_c_find(asked, STUDY_ROOT_FIND)) == 41
@@ -547,7 +535,7 @@ def test_bytes_that_are_no_identifier(shared: QuerySite) -> None:
             request.AffectedSOPClassUID = STUDY_ROOT_FIND
             request.Identifier = BytesIO(data)
             association._reactor_checkpoint.clear()
-            wait_for(lambda: association._is_paused, 30)  # noqa: B023
+            wait_for(lambda: association._is_paused, 30)
             context = association.accepted_contexts[0]
             association.dimse.send_msg(request, context.context_id)
             _, answer = association.dimse.get_msg(block=True)
@@ -560,9 +548,11 @@ def test_dcmtk(shared: QuerySite) -> None:
     program = require_program("findscu", "/usr/bin")
     for model, level, wanted in (("-S", "STUDY", 2), ("-P", "PATIENT", 2)):
         asked = subprocess.run(
-            [program, model, "-aet", "VIEWER", "-aec", "SENTINODE", "127.0.0.1"]
-            + [str(shared.door.port), "-k", f"QueryRetrieveLevel={level}"]
-            + ["-k", "PatientName=doe*", "-k", "PatientID", "-k", "StudyInstanceUID"],
+            [
+                *(program, model, "-aet", "VIEWER", "-aec", "SENTINODE", "127.0.0.1"),
+                *(str(shared.door.port), "-k", f"QueryRetrieveLevel={level}"),
+                *("-k", "PatientName=doe*", "-k", "PatientID", "-k", "StudyInstanceUID"),
+            ],
             env=DCMTK_ENVIRONMENT,
             capture_output=True,
             text=True,

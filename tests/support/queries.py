@@ -14,7 +14,6 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
-from support.instances import T0, incoming, mr_slice
 
 from core.domain import Result, ResultKind
 from core.ledger import Ledger
@@ -24,6 +23,7 @@ from core.settings import Settings
 from core.store import Store
 from node.dimse.contexts import STUDY_ROOT_FIND
 from node.door.scp import Door
+from support.instances import T0, incoming, mr_slice
 
 Row = dict[str, Any]
 
@@ -137,6 +137,21 @@ def study(number: int = 1, **attributes: Any) -> Dataset:
         SOPInstanceUID=f"1.2.{number}.1.1",
         **attributes,
     )
+
+
+def seg(number: int = 1) -> Dataset:
+    """What a job made of the first study."""
+    made = mr_slice(
+        1,
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4",
+        StudyInstanceUID="1.2.1",
+        SeriesInstanceUID="1.2.1.90",
+        SOPInstanceUID=f"1.2.1.90.{number}",
+        Modality="SEG",
+    )
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    return made
 
 
 @contextmanager
