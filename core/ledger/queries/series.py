@@ -22,7 +22,7 @@ from core.ledger.queries.counting import (
 from core.ledger.queries.matching import Matching, Moments
 from core.ledger.queries.paging import Entry, Page, Phase, Place, Query, read_page
 from core.ledger.queries.studies import COLUMNS as STUDY_COLUMNS
-from core.ledger.queries.studies import StudyQueries
+from core.ledger.queries.studies import StudyQueries, upper_entry
 from core.schema import InstanceRow, JobRow, ResultRow, SeriesRow, StudyRow
 
 _COLUMNS: dict[str, InstrumentedAttribute[str]] = {
@@ -31,7 +31,7 @@ _COLUMNS: dict[str, InstrumentedAttribute[str]] = {
     "SeriesInstanceUID": SeriesRow.series_instance_uid,
     "SeriesDescription": SeriesRow.description,
 }
-_UPPER = list(dict.fromkeys(STUDY_COLUMNS.values()))
+_UPPER = list(STUDY_COLUMNS.values())
 _Part = tuple[Phase, Callable[[list[Any]], list[Entry]]]
 _COUNTS = frozenset({"NumberOfSeriesRelatedInstances", "InstanceAvailability"})
 
@@ -102,7 +102,7 @@ class SeriesAndImages:
 
     def _series_entry(self, row: Any) -> Entry:
         width = len(_UPPER)
-        entry = _upper_entry(row)
+        entry = upper_entry(row)
         entry |= {
             keyword: str(value)
             for keyword, value in zip(_COLUMNS, row[width : width + len(_COLUMNS)], strict=True)
@@ -125,7 +125,7 @@ class SeriesAndImages:
         entries = []
         for result_id, row in firsts.items():
             kind, attributes = told[result_id]
-            entry = _upper_entry(row)
+            entry = upper_entry(row)
             entry |= {key: str(value) for key, value in attributes.items()}
             entry["Modality"] = MODALITY[ResultKind(kind)]
             entry["SeriesInstanceUID"] = row[width + 1]
@@ -189,7 +189,7 @@ class SeriesAndImages:
         keywords = (*_COLUMNS, "SOPInstanceUID", "SOPClassUID", "InstanceNumber")
         rest = zip(keywords, row[len(_UPPER) :], strict=False)
         return (
-            _upper_entry(row)
+            upper_entry(row)
             | {keyword: str(value) for keyword, value in rest}
             | {"InstanceAvailability": ONLINE}
         )
@@ -197,7 +197,7 @@ class SeriesAndImages:
     def _made_image(self, row: Any) -> Entry:
         kind, attributes, series, sop_instance, sop_class = row[len(_UPPER) : len(_UPPER) + 5]
         return (
-            _upper_entry(row)
+            upper_entry(row)
             | {key: str(value) for key, value in attributes.items()}
             | {
                 "Modality": MODALITY[ResultKind(kind)],
@@ -219,11 +219,6 @@ class SeriesAndImages:
         self, column: InstrumentedAttribute[str], keys: Mapping[str, Matching], keyword: str
     ) -> list[Any]:
         return [self._conditions.of(column, keys[keyword])] if keyword in keys else []
-
-
-def _upper_entry(row: Any) -> Entry:
-    values = dict(zip(_UPPER, row, strict=False))
-    return {keyword: str(values[column]) for keyword, column in STUDY_COLUMNS.items()}
 
 
 def _tell_count(entry: Entry, count: int) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from core.ledger.queries.conditions import Conditions
 from core.ledger.queries.matching import Matching, Moments, Name, OneOf, Span
 from core.ledger.queries.paging import Entry, Page, Phase, Place, Query, read_page
-from core.ledger.queries.studies import COLUMNS, StudyQueries
+from core.ledger.queries.studies import COLUMNS, StudyQueries, upper_entry
 from core.lifecycle import JOB_OPEN, JobState
 from core.schema import JobRow, JobSeriesRow, SeriesRow, StudyRow
 
@@ -68,10 +68,9 @@ class StepQueries:
 
     def page(self, query: Query, station: Station, place: Place, limit: int) -> Page:
         """A page of steps."""
-        upper = list(dict.fromkeys(COLUMNS.values()))
         rows = (
             select(
-                *upper,
+                *COLUMNS.values(),
                 StudyRow.procedure_id,
                 JobRow.id,
                 JobRow.model,
@@ -87,11 +86,9 @@ class StepQueries:
             self._session, self._phases(rows, query.keys, station), place, limit
         )
         modalities = self._modalities([row.id for row in found])
-        entries = []
-        for row in found:
-            values = dict(zip(upper, row, strict=False))
-            entry = {keyword: str(values[column]) for keyword, column in COLUMNS.items()}
-            entries.append(entry | _step(row, modalities.get(row.id, ""), station))
+        entries = [
+            upper_entry(row) | _step(row, modalities.get(row.id, ""), station) for row in found
+        ]
         return Page(tuple(item for item in entries if _accepts(query.keys, item)), after)
 
     def _modalities(self, jobs: list[str]) -> dict[str, str]:

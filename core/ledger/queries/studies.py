@@ -22,7 +22,7 @@ from core.ledger.queries.matching import Matching, Moments, Name, OneOf, Span, p
 from core.ledger.queries.paging import Entry, Page, Phase, Place, Query, read_page
 from core.schema import SeriesRow, StudyRow
 
-# Columns by keyword; those that are compared byte by byte are named apart.
+# Columns by keyword, each once.
 COLUMNS: dict[str, InstrumentedAttribute[str]] = {
     "PatientName": StudyRow.patient_name,
     "PatientID": StudyRow.patient_id,
@@ -60,6 +60,11 @@ _COUNTS = frozenset(
 _INSTANCE_COUNTS = frozenset({"NumberOfStudyRelatedInstances", "InstanceAvailability"})
 
 
+def upper_entry(row: Sequence[Any]) -> Entry:
+    """The values of a patient and a study, from a row that begins with `COLUMNS`."""
+    return dict(zip(COLUMNS, row, strict=False))
+
+
 class StudyQueries:
     """Pages of studies, and of patients."""
 
@@ -69,14 +74,10 @@ class StudyQueries:
 
     def studies(self, query: Query, place: Place, limit: int) -> Page:
         """A page of studies, the newest first where nothing else gives an order."""
-        columns = list(dict.fromkeys(COLUMNS.values()))
-        rows = select(*columns).where(*self.where(query.keys, names=False))
+        rows = select(*COLUMNS.values()).where(*self.where(query.keys, names=False))
         phases = self.phases(rows, query.keys)
         found, after = read_page(self._session, phases, place, limit)
-        entries = [
-            {keyword: str(row[columns.index(column)]) for keyword, column in COLUMNS.items()}
-            for row in found
-        ]
+        entries = [upper_entry(row) for row in found]
         if query.wanted & _COUNTS and entries:
             self._count(query.wanted, entries)
         return Page(tuple(entries), after)
