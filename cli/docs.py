@@ -435,6 +435,66 @@ def policy_table() -> str:
     return "\n".join(_table(("what", "value or default", "setting"), rows))
 
 
+def query_keys() -> str:
+    """The keys of Query/Retrieve, level by level."""
+    from core.ledger.queries.attributes import ANY_LEVEL, QUERY_RETRIEVE
+
+    rows = [
+        (level.value, *_key(attribute))
+        for level, attributes in QUERY_RETRIEVE.items()
+        for attribute in attributes
+    ]
+    rows += [("STUDY and below", *_key(attribute)) for attribute in ANY_LEVEL]
+    return "\n".join(_table(("level", "key", "tag", "VR", "usage", "matching"), rows))
+
+
+def worklist_keys() -> str:
+    """The keys of Modality Worklist."""
+    from core.ledger.queries.attributes import WORKLIST
+
+    rows = [("step" if key.step else "", *_key(key)) for key in WORKLIST]
+    return "\n".join(_table(("of", "key", "tag", "VR", "usage", "matching"), rows))
+
+
+_MATCHING = {
+    "UI": "list of UID",
+    "DA": "single value, range",
+    "TM": "single value, range",
+    "PN": "single value, wild card",
+    "IS": "single value",
+}
+
+
+def _key(attribute: Any) -> tuple[str, ...]:
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(attribute.keyword) or 0
+    matching = _MATCHING.get(attribute.vr, "single value, wild card")
+    return (
+        _code(attribute.keyword),
+        f"({tag >> 16:04X},{tag & 0xFFFF:04X})",
+        attribute.vr,
+        attribute.usage.value,
+        matching if attribute.matched else "told only",
+    )
+
+
+def step_states() -> str:
+    """What a worklist says of a job's state."""
+    from core.ledger.queries.steps import STATUS
+
+    rows = [(_code(state.value), status) for state, status in STATUS.items()]
+    return "\n".join(_table(("state of the job", "Scheduled Procedure Step Status"), rows))
+
+
+def query_statuses() -> str:
+    """What queries and retrieval are answered with."""
+    from node.worklist.statuses import MEANINGS
+
+    rows = [(_code(_hex(status)), service, meaning) for status, service, meaning in MEANINGS]
+    return "\n".join(_table(("status", "service", "when"), rows))
+
+
 def store_statuses() -> str:
     """What a C-STORE is answered with, from the tree of errors."""
     from core.errors import RefusedError
@@ -531,6 +591,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "contexts": contexts_table,
     "proposed": proposed_table,
     "policy": policy_table,
+    "query-keys": query_keys,
+    "worklist-keys": worklist_keys,
+    "step-states": step_states,
+    "query-statuses": query_statuses,
     "store-statuses": store_statuses,
     "sent-statuses": sent_statuses,
     "measurements": measurements_table,
