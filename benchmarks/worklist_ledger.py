@@ -71,7 +71,9 @@ def fill(ledger: Ledger, studies: int, now: datetime) -> None:
         _insert(ledger, table, rows)
     with ledger.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql("ANALYZE")  # as a server does by itself
+        # as a server does by itself after a while
+        sqlite = ledger.engine.dialect.name == "sqlite"
+        connection.exec_driver_sql("ANALYZE" if sqlite else "VACUUM ANALYZE")
 
 
 def _insert(ledger: Ledger, table: str, rows: Rows) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, or_, true
+from sqlalchemy import ColumnElement, and_, false, func, or_, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.ledger.queries.matching import (
@@ -22,6 +22,14 @@ from core.ledger.queries.matching import (
 
 Column = InstrumentedAttribute[str] | ColumnElement[str]
 _ESCAPE = "\\"
+
+
+def unindexed(column: Any, empty: str | int) -> Any:
+    """A column so written that no index is taken for it: nearly all rows have the value.
+
+    SQLite takes an index for any equality, and would read a hundred thousand rows for three.
+    """
+    return func.coalesce(column, empty)
 
 
 class Conditions:

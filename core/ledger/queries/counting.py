@@ -14,6 +14,7 @@ from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from core.domain import ResultKind
+from core.ledger.queries.conditions import unindexed
 from core.ledger.queries.matching import Matching
 from core.lifecycle import JobState
 from core.schema import InstanceRow, JobRow, ResultRow, SeriesRow, StudyRow
@@ -49,10 +50,9 @@ def shown_results(*columns: Any) -> Select[Any]:
         .join(JobRow, JobRow.id == ResultRow.job_id)
         .join(study, study.study_instance_uid == JobRow.study_instance_uid)
         .where(
-            JobRow.state == JobState.DONE,
+            unindexed(JobRow.state, "") == JobState.DONE,
             ResultRow.kind.in_(list(MODALITY)),
-            # so written that no index is taken for it: nearly all rows are so
-            func.coalesce(ResultRow.alternative_to, 0) == 0,
+            unindexed(ResultRow.alternative_to, 0) == 0,
             study.conflict.is_(False),
             ~exists().where(
                 InstanceRow.sop_instance_uid == ResultRow.sop_instance_uid,

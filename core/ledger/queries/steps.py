@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import exists, false, func, or_, select, true
 from sqlalchemy.orm import Session
 
-from core.ledger.queries.conditions import Conditions
+from core.ledger.queries.conditions import Conditions, unindexed
 from core.ledger.queries.matching import Matching, Moments, Name, OneOf, Span
 from core.ledger.queries.paging import Entry, Page, Phase, Place, Query, read_page
 from core.ledger.queries.studies import COLUMNS, StudyQueries, upper_entry
@@ -113,7 +113,7 @@ class StepQueries:
                 )
             elif keyword == "ScheduledProcedureStepStatus" and not isinstance(asked, Moments):
                 states = [state for state, word in STATUS.items() if asked.accepts(word)]
-                conditions.append(JobRow.state.in_(states))
+                conditions.append(unindexed(JobRow.state, "").in_(states))
             elif keyword == "ScheduledProcedureStepID":
                 conditions.append(
                     self._conditions.of(func.substr(JobRow.id, 1, _STEP_ID_LENGTH), asked)
@@ -136,7 +136,8 @@ class StepQueries:
         if any(isinstance(keys.get(keyword), OneOf | Name) for keyword in _SELECTIVE) or (
             low is not None and low >= station.since
         ):
-            seen = or_(JobRow.created_at >= station.since, JobRow.state.in_(JOB_OPEN))
+            is_open = unindexed(JobRow.state, "").in_(JOB_OPEN)
+            seen = or_(JobRow.created_at >= station.since, is_open)
             where = (*began,) if low is not None and low >= station.since else (*began, seen)
             return [Phase(rows, order, where, descending=True)]
         return [
