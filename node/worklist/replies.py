@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from node.door.lane.wire import COMMAND, LAST, NO_DATA_SET, P_DATA, PDU_HEADER, PDV_HEADER
+from node.dimse.pdu import COMMAND, LAST, NO_DATA_SET, P_DATA, PDU_HEADER, PDV_HEADER
 from node.worklist.encoding import Element, command, encode
 from node.worklist.statuses import PENDING
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from alembic import command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -19,6 +20,7 @@ from core.ledger.queries.attributes import QUERY_RETRIEVE, WORKLIST, Attribute, 
 from core.ledger.queries.columns import study_columns
 from core.ledger.queries.folding import fold
 from core.ledger.queries.matching import Matching
+from core.ledger.unit import _alembic_config
 from core.schema import Base, StudyRow
 from node.worklist.encoding import Element, encode
 from node.worklist.identifier import Key, combined, matching_of, read_identifier
@@ -262,3 +264,36 @@ def test_what_is_written_is_read(name: str, implicit: bool) -> None:
     values = (name.strip(),) if name.strip() else ()
     assert keys[0x00100010].values == values
     assert keys[0x00400100].items[0][0].values == values
+
+
+def test_what_was_filed_before_is_found(ledger_url: str) -> None:
+    old = Ledger(ledger_url)
+    attributes = '{"StudyTime": "0830", "StudyID": "S1", "ReferringPhysicianName": "Who^Dr"}'
+    with old.engine.begin() as connection:
+        command.upgrade(_alembic_config(connection), "0003")
+        no = "false" if old.engine.dialect.name == "postgresql" else "0"
+        at = "2026-01-02 03:04:05"
+        for line in (
+            "INSERT INTO study (study_instance_uid, patient_id, issuer_of_patient_id, patient_name,"
+            " patient_birth_date, accession_number, description, study_date, conflict,"
+            f" first_received_at) VALUES ('1.2', 'P', '', 'Dö^A=山', '', '', '', '', {no}, '{at}')",
+            "INSERT INTO series (series_instance_uid, study_instance_uid, modality, description,"
+            " number, state, revision, last_received_at, last_filed_at, attributes, decision,"
+            " decided_by, incomplete) VALUES ('1.2.1', '1.2', 'MR', '', '1', 'whole', 1,"
+            f" '{at}', '{at}', '{attributes}', '', '', {no})",
+        ):
+            connection.exec_driver_sql(line)
+    old.upgrade()
+    for key, text in (
+        ("PatientName", "do*"),
+        ("PatientName", "山"),
+        ("StudyTime", "08"),
+        ("StudyID", "S1"),
+        ("ReferringPhysicianName", "WHO*"),
+    ):
+        matching = parsed(key, text)
+        assert matching is not None
+        with old.read() as work:
+            page = work.queries.page(Query(Level.STUDY, {key: matching}), Place(), 10)
+        assert [entry["StudyInstanceUID"] for entry in page.entries] == ["1.2"], key
+    old.close()

@@ -22,20 +22,11 @@ from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
+from node.dimse.pdu import COMMAND, KNOWN_PDUS, LAST, P_DATA, PDU_HEADER, PDV_HEADER
 from node.door.lane.buffer import Buffer
 from node.door.lane.store import Instance, ProtocolError, StoreMessage
 from node.door.lane.waker import RingingQueue, Waker
-from node.door.lane.wire import (
-    COMMAND,
-    KNOWN_PDUS,
-    LAST,
-    P_DATA,
-    PDU_HEADER,
-    PDV_HEADER,
-    StoreCommand,
-    read_store_command,
-    store_response,
-)
+from node.door.lane.wire import StoreCommand, read_store_command, store_response
 
 log = structlog.get_logger()
 
