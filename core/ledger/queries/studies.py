@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from sqlalchemy import and_, exists, func, not_, or_, select
+from sqlalchemy import and_, exists, func, literal_column, not_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.ledger.queries.attributes import Level
@@ -200,7 +200,8 @@ class StudyQueries:
         text = asked.groups[0]
         return [
             make.group(first, text),
-            *(and_(column != "", make.group(column, text)) for column in others),
+            # written out, not as a parameter: only then the partial index is taken
+            *(and_(column != literal_column("''"), make.group(column, text)) for column in others),
         ]
 
     def _modality(self, matching: Matching) -> Any:
