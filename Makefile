@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop torture outcomes clean
+.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop bench-worklist torture outcomes clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -44,6 +44,10 @@ bench-ingest: $(STAMP)
 # Studies through the whole node beside a bare loop of the model; the last line is one JSON object.
 bench-loop: $(STAMP)
 	@$(BIN)/python benchmarks/loop_bench.py
+
+# Queries of a ledger with a million instances, beside Orthanc; the last line is one JSON object.
+bench-worklist: $(STAMP)
+	@$(BIN)/python benchmarks/worklist.py
 
 # Faults at random moments, then an audit: ARGUMENTS="--seed 7"; the last line is one JSON object.
 torture: $(STAMP)

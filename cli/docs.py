@@ -106,6 +106,8 @@ EVENTS = {
     "job_lease_expired": "A worker fell silent. Its job is tried again, or quarantined after the "
     "second time.",
     "job_left": "A worker could not reach the ledger. The job is published again.",
+    "move_broken_off": "A destination of a C-MOVE went away in the middle; who asked was told "
+    "which objects it did not get.",
     "no_job_waits": "A message came, and no job was left in its queue. Harmless.",
     "job_lost": "A job was taken from its worker (held, superseded, or given to another one). "
     "Nothing of this attempt was kept.",
@@ -123,6 +125,8 @@ EVENTS = {
     "notice_filed": "What a peer told us beside images is in the ledger.",
     "notice_taken": "What a peer told us beside images is safe on the disk.",
     "notice_unreadable": "A spooled notice could not be read or filed. It is kept under `kept_as`.",
+    "object_not_given": "An object was not sent to who asked for it by C-GET or C-MOVE; `error` "
+    "says why.",
     "object_not_listed": "A destination answered success, and does not list the object when it is "
     "queried. After some times it is sent again.",
     "not_durable": "storage.fsync is off: a power cut loses images that were acknowledged.",
@@ -138,6 +142,11 @@ EVENTS = {
     "object_sent": "A destination has an object.",
     "query_failed": "A destination answers our query for what it was sent with an error. After "
     "some times its answer to C-STORE must do as proof.",
+    "query_answered": "A peer's query or retrieval was answered; `objects` were told or sent, "
+    "`status` is the last response.",
+    "query_refused": "A peer's query or retrieval was not taken. `status` is what it was told, "
+    "`reason` why.",
+    "query_trouble": "An unforeseen error in a query or retrieval, with its traceback.",
     "rendition_done": "An object was made in place of a refused one, and is due at `destinations`.",
     "rendition_failed": "An object in place of a refused one cannot be made; `reason` says why. "
     "What comes after it is tried.",
@@ -433,6 +442,66 @@ def policy_table() -> str:
     return "\n".join(_table(("what", "value or default", "setting"), rows))
 
 
+def query_keys() -> str:
+    """The keys of Query/Retrieve, level by level."""
+    from core.ledger.queries.attributes import ANY_LEVEL, QUERY_RETRIEVE
+
+    rows = [
+        (level.value, *_key(attribute))
+        for level, attributes in QUERY_RETRIEVE.items()
+        for attribute in attributes
+    ]
+    rows += [("STUDY and below", *_key(attribute)) for attribute in ANY_LEVEL]
+    return "\n".join(_table(("level", "key", "tag", "VR", "usage", "matching"), rows))
+
+
+def worklist_keys() -> str:
+    """The keys of Modality Worklist."""
+    from core.ledger.queries.attributes import WORKLIST
+
+    rows = [("step" if key.step else "", *_key(key)) for key in WORKLIST]
+    return "\n".join(_table(("of", "key", "tag", "VR", "usage", "matching"), rows))
+
+
+_MATCHING = {
+    "UI": "list of UID",
+    "DA": "single value, range",
+    "TM": "single value, range",
+    "PN": "single value, wild card",
+    "IS": "single value",
+}
+
+
+def _key(attribute: Any) -> tuple[str, ...]:
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(attribute.keyword) or 0
+    matching = _MATCHING.get(attribute.vr, "single value, wild card")
+    return (
+        _code(attribute.keyword),
+        f"({tag >> 16:04X},{tag & 0xFFFF:04X})",
+        attribute.vr,
+        attribute.usage.value,
+        matching if attribute.matched else "told only",
+    )
+
+
+def step_states() -> str:
+    """What a worklist says of a job's state."""
+    from core.ledger.queries.steps import STATUS
+
+    rows = [(_code(state.value), status) for state, status in STATUS.items()]
+    return "\n".join(_table(("state of the job", "Scheduled Procedure Step Status"), rows))
+
+
+def query_statuses() -> str:
+    """What queries and retrieval are answered with."""
+    from node.worklist.statuses import MEANINGS
+
+    rows = [(_code(_hex(status)), service, meaning) for status, service, meaning in MEANINGS]
+    return "\n".join(_table(("status", "service", "when"), rows))
+
+
 def store_statuses() -> str:
     """What a C-STORE is answered with, from the tree of errors."""
     from core.errors import RefusedError
@@ -529,6 +598,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "contexts": contexts_table,
     "proposed": proposed_table,
     "policy": policy_table,
+    "query-keys": query_keys,
+    "worklist-keys": worklist_keys,
+    "step-states": step_states,
+    "query-statuses": query_statuses,
     "store-statuses": store_statuses,
     "sent-statuses": sent_statuses,
     "measurements": measurements_table,

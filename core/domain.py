@@ -24,6 +24,16 @@ IDENTITY_KEYWORDS = (
     "StudyInstanceUID",
 )
 
+# What the ledger keeps of an object that we made, so that queries can tell it.
+RESULT_KEYWORDS = (
+    "Modality",
+    "SeriesNumber",
+    "SeriesDescription",
+    "SeriesDate",
+    "SeriesTime",
+    "InstanceNumber",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Association:
@@ -53,6 +63,7 @@ class IncomingInstance:
         attributes: the short attributes of the data set by keyword, for routing and display.
         identity: the values of `IDENTITY_KEYWORDS`, padding removed.
         own_result: whether one of our nodes made it.
+        number: Instance Number (0020,0013), or empty.
     """
 
     sop_instance_uid: str
@@ -68,6 +79,7 @@ class IncomingInstance:
     attributes: dict[str, Any]
     identity: dict[str, str]
     own_result: bool = False
+    number: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +365,7 @@ class Result:
         alternative_to: the result that this one stands in for, at destinations that refuse it.
         sop_class_uid, sop_instance_uid, series_instance_uid: empty for a PICTURE, which is no
             DICOM object.
+        attributes: what queries tell of it and of its series, by keyword.
     """
 
     kind: ResultKind
@@ -365,6 +378,7 @@ class Result:
     part: int = 0
     alternative_to: int | None = None
     id: int = 0
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ it gets. A message says what happened, where, and what to do::
     │   ├── NotAuthorisedError   0x0124  PS3.7 Annex C, Refused: Not Authorized
     │   ├── AssociationEndedError 0x0110 PS3.7 Annex C, Processing failure
     │   └── MessageError         a message of an N-service; each carries its status
+    ├── QueryError               a query or retrieve request that is refused (has a DIMSE status)
     ├── LedgerError              the database is away or not as expected   (retry)
     │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
     │   ├── LedgerValueError     a value that the database does not take (no retry)
@@ -125,6 +126,20 @@ class MessageError(RefusedError):
         super().__init__(message)
         self.status = status
         self.error_id = error_id
+
+
+class QueryError(SentinodeError):
+    """A query or retrieve request that cannot be answered.
+
+    Attributes:
+        status: what the peer is told (PS3.4 Tables C.4-1 to C.4-3, PS3.7 Annex C).
+        offending: tag of Offending Element (0000,0901), or None.
+    """
+
+    def __init__(self, status: int, message: str, *, offending: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.offending = offending
 
 
 class LedgerError(SentinodeError):

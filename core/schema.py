@@ -55,6 +55,14 @@ _Id = BigInteger().with_variant(Integer(), "sqlite")
 _Uid = String(64)
 
 
+def _bytewise(length: int) -> String:
+    """Text that is compared byte by byte, so that a prefix is a range of an index.
+
+    SQLite does so always; PostgreSQL would ask the database's language.
+    """
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 class Base(DeclarativeBase):
     """Root of the tables. Constraints are named, so that a migration can change them."""
 
@@ -87,7 +95,11 @@ class AssociationRow(Base):
 
 
 class StudyRow(Base):
-    """A study; the identity attributes are those of its first instance."""
+    """A study; the identity attributes are those of its first instance.
+
+    `name_alphabetic`, `name_ideographic` and `name_phonetic` are the groups of the patient's name
+    and `referring_key` the referring physician's, folded for matching (`core.ledger.queries`).
+    """
 
     __tablename__ = "study"
     study_instance_uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
@@ -97,9 +109,34 @@ class StudyRow(Base):
     patient_birth_date: Mapped[str] = mapped_column(String(330))
     accession_number: Mapped[str] = mapped_column(String(330), index=True)
     description: Mapped[str] = mapped_column(String(64))
-    study_date: Mapped[str] = mapped_column(String(18), index=True)
+    study_date: Mapped[str] = mapped_column(String(18))
+    study_time: Mapped[str] = mapped_column(_bytewise(16), default="")
+    study_id: Mapped[str] = mapped_column(String(64), default="")
+    patient_sex: Mapped[str] = mapped_column(String(16), default="")
+    referring_physician: Mapped[str] = mapped_column(String(330), default="")
+    referring_key: Mapped[str] = mapped_column(_bytewise(330), default="")
+    procedure_id: Mapped[str] = mapped_column(String(64), default="")
+    procedure: Mapped[str] = mapped_column(String(64), default="")
+    name_alphabetic: Mapped[str] = mapped_column(_bytewise(330), default="")
+    name_ideographic: Mapped[str] = mapped_column(_bytewise(330), default="")
+    name_phonetic: Mapped[str] = mapped_column(_bytewise(330), default="")
     conflict: Mapped[bool] = mapped_column(Boolean, default=False)
     first_received_at: Mapped[datetime] = mapped_column(index=True)
+    __table_args__ = (
+        # in these orders queries are answered, page after page
+        Index("ix_study_when", "study_date", "study_instance_uid"),
+        Index("ix_study_name_alphabetic", "name_alphabetic", "study_instance_uid"),
+        *(
+            Index(
+                f"ix_study_{name}",
+                name,
+                "study_instance_uid",
+                sqlite_where=text(f"{name} <> ''"),
+                postgresql_where=text(f"{name} <> ''"),
+            )
+            for name in ("name_ideographic", "name_phonetic")
+        ),
+    )
 
 
 class SeriesRow(Base):
@@ -199,6 +236,7 @@ class InstanceRow(Base):
     version: Mapped[int]
     current: Mapped[bool]
     identity: Mapped[dict[str, Any]]
+    number: Mapped[str] = mapped_column(String(16), default="")
     store_key: Mapped[str] = mapped_column(String(255))
     size: Mapped[int] = mapped_column(_Id)
     received_at: Mapped[datetime]
@@ -391,6 +429,7 @@ class MeasurementRow(Base):
 class ResultRow(Base):
     """One object that a job made. The bytes under `store_key` are never written again.
 
+    `attributes` are what queries tell of it and its series, by keyword.
     Unique by kind and part for what a job made first; by SOP class and part for what stands in
     for another result.
     """
@@ -403,7 +442,8 @@ class ResultRow(Base):
     alternative_to: Mapped[int | None] = mapped_column(ForeignKey("result.id"))
     sop_class_uid: Mapped[str] = mapped_column(_Uid)
     sop_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
-    series_instance_uid: Mapped[str] = mapped_column(_Uid)
+    series_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     store_key: Mapped[str] = mapped_column(String(255))
     digest: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(_Id)

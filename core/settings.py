@@ -186,6 +186,14 @@ class ServiceSettings(_Section):
     )
 
 
+class WorklistSettings(_Section):
+    """`[worklist]`: what peers with `worklist = true` see of our steps."""
+
+    days: Annotated[float, Field(gt=0)] = Field(
+        7, description="A step that is over is listed for so long after it began, days"
+    )
+
+
 class JobSettings(_Section):
     """`[jobs]`: leases and attempts."""
 
@@ -388,6 +396,7 @@ class Settings(BaseSettings):
     queue: QueueSettings = QueueSettings()
     services: ServiceSettings = ServiceSettings()
     completeness: CompletenessSettings = CompletenessSettings()
+    worklist: WorklistSettings = WorklistSettings()
     jobs: JobSettings = JobSettings()
     worker: WorkerSettings = WorkerSettings()
     models: ModelSettings = ModelSettings()

@@ -14,9 +14,10 @@ from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 import structlog
+from pydicom.dataset import Dataset
 
 from core import clock, equipment
-from core.domain import Job, Result
+from core.domain import RESULT_KEYWORDS, Job, Result
 from core.errors import (
     JobError,
     LeaseLostError,
@@ -232,7 +233,13 @@ class Pipeline:
             sop_class_uid=str(dataset.SOPClassUID) if dataset is not None else "",
             sop_instance_uid=str(dataset.SOPInstanceUID) if dataset is not None else "",
             series_instance_uid=str(dataset.SeriesInstanceUID) if dataset is not None else "",
+            attributes=_told(dataset) if dataset is not None else {},
         )
+
+
+def _told(dataset: Dataset) -> dict[str, str]:
+    """What queries tell of an object and its series."""
+    return {key: str(dataset[key].value) for key in RESULT_KEYWORDS if dataset.get(key)}
 
 
 def _new_owner() -> str:

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.domain import IDENTITY_KEYWORDS, Association, IncomingInstance
+from core.ledger.queries.columns import study_columns
 from core.lifecycle import SERIES_MOVES, SeriesState
 from core.schema import (
     AssociationRow,
@@ -150,6 +151,7 @@ class Filing:
                     "digest": incoming.digest,
                     "version": len(versions) + 1,
                     "identity": incoming.identity,
+                    "number": incoming.number[:16],
                     "store_key": incoming.store_key,
                     "size": incoming.size,
                     "received_at": incoming.received_at,
@@ -409,7 +411,7 @@ def _study(incoming: IncomingInstance, now: datetime) -> dict[str, Any]:
         "patient_birth_date": identity["PatientBirthDate"],
         "accession_number": identity["AccessionNumber"],
         "description": str(attributes.get("StudyDescription", ""))[:64],
-        "study_date": str(attributes.get("StudyDate", ""))[:18],
+        **study_columns(identity["PatientName"], attributes),
         "conflict": False,
         "first_received_at": now,
     }

@@ -159,6 +159,7 @@ def result_value(row: ResultRow) -> Result:
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,
         series_instance_uid=row.series_instance_uid,
+        attributes=row.attributes,
     )
 
 
@@ -172,6 +173,7 @@ def result_row(job_id: str, result: Result, now: datetime) -> ResultRow:
         sop_class_uid=result.sop_class_uid,
         sop_instance_uid=result.sop_instance_uid,
         series_instance_uid=result.series_instance_uid,
+        attributes=result.attributes,
         store_key=result.store_key,
         digest=result.digest,
         size=result.size,

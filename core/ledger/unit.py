@@ -34,6 +34,7 @@ from core.ledger.forgetting import Forgetting
 from core.ledger.jobs import Jobs
 from core.ledger.moments import Moments
 from core.ledger.proofs import Proofs
+from core.ledger.queries import Queries
 from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
 from core.ledger.retention import Retention
@@ -68,6 +69,7 @@ class Work:
     forgetting: Forgetting
     commit_requests: CommitRequests
     moments: Moments
+    queries: Queries
 
 
 class Ledger:
@@ -148,6 +150,7 @@ class Ledger:
                     forgetting=Forgetting(session, retention),
                     commit_requests=CommitRequests(session),
                     moments=Moments(session),
+                    queries=Queries(session),
                 )
         except (DataError, IntegrityError) as error:
             raise LedgerValueError(f"the ledger does not take a value: {error.orig}") from error

@@ -67,7 +67,22 @@ PERFORMED_STEP = UID("1.2.840.10008.3.1.2.3.3")
 AVAILABILITY = UID("1.2.840.10008.5.1.4.33")
 COMMITMENT = UID("1.2.840.10008.1.20.1")
 COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1.1")
+# Query/Retrieve (PS3.4 Section C.4) and Modality Worklist (Section K.4).
+PATIENT_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.1.1")
+PATIENT_ROOT_MOVE = UID("1.2.840.10008.5.1.4.1.2.1.2")
+PATIENT_ROOT_GET = UID("1.2.840.10008.5.1.4.1.2.1.3")
 STUDY_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
+STUDY_ROOT_MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
+STUDY_ROOT_GET = UID("1.2.840.10008.5.1.4.1.2.2.3")
+WORKLIST_FIND = UID("1.2.840.10008.5.1.4.31")
+QUERY_CLASSES: tuple[UID, ...] = (
+    PATIENT_ROOT_FIND,
+    PATIENT_ROOT_MOVE,
+    PATIENT_ROOT_GET,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_MOVE,
+    STUDY_ROOT_GET,
+)
 
 VERIFICATION = UID(str(VerificationPresentationContexts[0].abstract_syntax))
 # Retired by the standard, still made by machines that are not: Ultrasound, Ultrasound Multi-frame,
@@ -124,7 +139,19 @@ def table() -> tuple[ContextRow, ...]:
         ContextRow(COMMITMENT, UNCOMPRESSED, "SCP", "services.commitment"),
         # a destination reports on an association that it opens itself (PS3.4 Section J.3.3.1)
         ContextRow(COMMITMENT, UNCOMPRESSED, "SCU", "peers.commit"),
+        ContextRow(WORKLIST_FIND, UNCOMPRESSED, "SCP", "peers.worklist"),
+        *(ContextRow(uid, UNCOMPRESSED, "SCP", "peers.query") for uid in QUERY_CLASSES),
     )
+
+
+def accepted_queries(settings: Settings) -> list[PresentationContext]:
+    """Query services, as far as some peer may use them."""
+    wanted: list[UID] = []
+    if any(peer.worklist for peer in settings.peers):
+        wanted.append(WORKLIST_FIND)
+    if any(peer.query for peer in settings.peers):
+        wanted += QUERY_CLASSES
+    return [build_context(uid, list(UNCOMPRESSED)) for uid in wanted]
 
 
 def accepted() -> list[PresentationContext]:

@@ -122,7 +122,7 @@ def associate(
         )
     if not association.is_established:
         raise PeerError(f"{peer}: {_why(association)}")
-    _send_in_pieces(association)
+    send_in_pieces(association)
     try:
         yield association
     finally:
@@ -139,9 +139,11 @@ def _lose_patience(event: evt.Event, timeout: float) -> None:
         wrapped.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-def _send_in_pieces(association: Association) -> None:
+def send_in_pieces(association: Association) -> None:
     """Let what is sent wait for the network, or the whole object would stand in the queue."""
     dul = association.dul
+    if "send_pdu" in vars(dul):
+        return  # it does already
     put = dul.send_pdu
 
     def send_pdu(primitive: Any) -> None:
@@ -152,7 +154,8 @@ def _send_in_pieces(association: Association) -> None:
         put(primitive)
 
     dul.send_pdu = send_pdu  # type: ignore[method-assign]
-    for item in association.acceptor.user_information:
+    other = association.acceptor if association.is_requestor else association.requestor
+    for item in other.user_information:
         # 0 is "no limit" (PS3.8 Section D.1): one PDU for the whole object
         if isinstance(item, MaximumLengthNotification) and item.maximum_length_received == 0:
             item.maximum_length_received = _MAX_PDU
@@ -174,13 +177,24 @@ def echo(calling_ae: str, peer: DicomAddress, timeout: float = 10.0) -> None:
 
 
 def store_file(
-    association: Association, path: Path, head: Head, *, unchanged: bool = False
+    association: Association,
+    path: Path,
+    head: Head,
+    *,
+    unchanged: bool = False,
+    message_id: int = 1,
+    originator: tuple[str, int] | None = None,
 ) -> tuple[int, str]:
     """C-STORE one Part 10 file; returns the status and the peer's comment.
 
     The bytes of its data set go out as they are; its File Meta Information stays here. Only if
     the peer took nothing but the other uncompressed transfer syntax, and it need not be
     `unchanged`, is an uncompressed object encoded anew.
+
+    Args:
+        message_id: of the request.
+        originator: AE title and message id of the C-MOVE that it is part of (PS3.7 Section
+            9.1.1.1).
 
     Raises:
         NoContextError: the peer accepted no context for the object.
@@ -190,7 +204,7 @@ def store_file(
     taken = {
         str(context.transfer_syntax[0])
         for context in association.accepted_contexts
-        if context.abstract_syntax == head.sop_class_uid
+        if context.abstract_syntax == head.sop_class_uid and context.as_scu
     }
     content: Path | Dataset = path
     if head.transfer_syntax_uid not in taken:
@@ -199,7 +213,10 @@ def store_file(
             raise _no_context(association, head)
         content = _read(path)
     try:
-        answer = association.send_c_store(content)
+        title, number = originator or (None, None)
+        answer = association.send_c_store(
+            content, msg_id=message_id, originator_aet=title, originator_id=number
+        )
     except (RuntimeError, ValueError) as error:
         raise PeerError(f"the association broke: {error}") from error
     if "Status" not in answer:

@@ -13,8 +13,8 @@ from typing import Any
 from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.pdu import P_DATA_TF
 
+from node.dimse.pdu import COMMAND
 from node.door.lane.command import MOST_COMMAND_BYTES
-from node.door.lane.wire import COMMAND
 from node.door.limits import MB
 
 # A step or a commitment that lists ten thousand images has about 1.5 MB.

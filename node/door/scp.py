@@ -36,6 +36,7 @@ from node.door.reception import PROCESSING_FAILURE, SUCCESS, Reception, Sender
 from node.door.services import Services
 from node.loop import stop_on_signals
 from node.spool.receiver import ReceiverSpool
+from node.worklist.service import QueryService
 
 log = structlog.get_logger()
 
@@ -72,8 +73,11 @@ class Door:
         self._gathered = Gathered(lane=lane)
         self._ae = _application_entity(settings)
         services.add_to(self._ae)
+        self._queries = QueryService(settings)
+        self._queries.add_to(self._ae)
         handlers: list[Any] = [
             *services.handlers(),
+            *self._queries.handlers(),
             (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ESTABLISHED, self._on_established),
@@ -93,6 +97,7 @@ class Door:
                 desk=self if lane else None,
                 share_port=node.receivers > 1,
                 linger=node.network_timeout,
+                prepare=self._queries.take_over,
             )
         except OSError as error:
             self._spool.close()
@@ -139,6 +144,7 @@ class Door:
         self.tend()
         self._spool.close()
         self._limits.close()
+        self._queries.close()
         log.info("door_closed")
 
     def tend(self) -> None:

@@ -30,6 +30,7 @@ from core.domain import IDENTITY_KEYWORDS, Association, IncomingInstance
 from core.equipment import MODEL_NAME, PROCESSING_EQUIPMENT
 from core.errors import UnreadableError
 from core.identifiers import UID
+from core.ledger.queries.folding import plain_number
 from core.store import instance_key
 from node.reading.digest import content_digest
 from node.reading.elements import Element, Reader
@@ -51,7 +52,8 @@ _LONGEST_CONTRIBUTIONS = 1 << 16
 _IDENTITY = frozenset(
     [_CHARACTER_SET, 0x00080050, 0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x0020000D]
 )
-_WANTED = frozenset({_SOP_CLASS, *_UIDS, *_IDENTITY})
+_NUMBER = 0x00200013  # Instance Number
+_WANTED = frozenset({_SOP_CLASS, _NUMBER, *_UIDS, *_IDENTITY})
 _MOST_IDENTITIES = 1000
 _HEADER_BYTES = 8
 # Value representations that routing and people can use; binary values and sequences are not kept.
@@ -136,6 +138,7 @@ class IncomingReader:
             attributes={} if series in known else _attributes(reader, elements),
             identity=self._identity(reader, elements, values),
             own_result=_made_by_us(reader, elements),
+            number=plain_number(_clean(values.get(_NUMBER, b"").decode("latin-1"))),
         )
 
     def _identity(

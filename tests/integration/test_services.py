@@ -313,6 +313,8 @@ def test_all_is_off_unless_it_is_asked_for(
         "services.availability",
         "services.commitment",
         "peers.commit",
+        "peers.query",
+        "peers.worklist",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -88,6 +89,7 @@ class _Handler(RequestHandler):
 
     def _create_association(self) -> Association:
         association = super()._create_association() if self.server.desk is None else self._ours()
+        self.server.prepare(association)
         self.server.waiting.append(association)
         return association
 
@@ -126,6 +128,7 @@ class DoorServer(ThreadedAssociationServer):
         desk: who takes images by the fast lane; None: everything by pynetdicom's own path.
         share_port: whether other processes listen on the same port.
         linger: seconds after which a read or write that moves nothing is given up.
+        prepare: what is to be done with each association before it begins.
     """
 
     request_queue_size = _BACKLOG
@@ -136,9 +139,11 @@ class DoorServer(ThreadedAssociationServer):
         desk: Desk | None = None,
         share_port: bool = False,
         linger: float | None = None,
+        prepare: Callable[[Association], None] = lambda _: None,
         **kwargs: Any,
     ) -> None:
         self.desk, self._share_port, self._linger = desk, share_port, linger
+        self.prepare = prepare
         self.waiting: list[Association] = []
         super().__init__(*args, **{**kwargs, "request_handler": _Handler})
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from node.dimse.pdu import COMMAND, LAST, PDU_HEADER, PDV_HEADER
 from node.door.lane.store import ProtocolError
-from node.door.lane.wire import COMMAND, LAST, PDU_HEADER, PDV_HEADER
 
 # A C-STORE-RQ has some 200 bytes; the longest command sets carry a list of attributes.
 MOST_COMMAND_BYTES = 64 * 1024

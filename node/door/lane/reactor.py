@@ -22,18 +22,12 @@ from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
+from node.dimse.pdu import KNOWN_PDUS, P_DATA, PDU_HEADER
 from node.door.lane.buffer import Buffer
 from node.door.lane.command import CommandSet
 from node.door.lane.store import Instance, ProtocolError, StoreMessage
 from node.door.lane.waker import RingingQueue, Waker
-from node.door.lane.wire import (
-    KNOWN_PDUS,
-    P_DATA,
-    PDU_HEADER,
-    StoreCommand,
-    read_store_command,
-    store_response,
-)
+from node.door.lane.wire import StoreCommand, read_store_command, store_response
 
 log = structlog.get_logger()
 

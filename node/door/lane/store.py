@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from node.dimse.pdu import COMMAND, LAST, P_DATA, PDU_HEADER, PDV_HEADER
 from node.door.lane.buffer import Buffer
-from node.door.lane.wire import COMMAND, LAST, P_DATA, PDU_HEADER, PDV_HEADER, StoreCommand
+from node.door.lane.wire import StoreCommand
 
 
 class ProtocolError(Exception):

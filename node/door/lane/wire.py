@@ -9,15 +9,9 @@ import re
 import struct
 from dataclasses import dataclass
 
-# PS3.8 Section 9.3: type, reserved, length; and Section 9.3.5.1 with E.2: length, context, control.
-PDU_HEADER = struct.Struct(">BxL")
-PDV_HEADER = struct.Struct(">LBB")
-P_DATA = 0x04
-KNOWN_PDUS = frozenset(range(1, 8))
-COMMAND, LAST = 0x01, 0x02  # PS3.8 Annex E.2, message control header
+from node.dimse.pdu import COMMAND, LAST, NO_DATA_SET, P_DATA, PDU_HEADER, PDV_HEADER
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001  # PS3.7 Section E.1
-NO_DATA_SET = 0x0101
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
 _UID = re.compile(rb"[0-9]+(\.[0-9]+)*\Z")

@@ -1,0 +1,1 @@
+"""Queries by DICOM: Modality Worklist, Study Root and Patient Root."""
