@@ -18,6 +18,7 @@ from node.keeping.retention import Retention
 from node.loop import beside, run, stop_on_signals, until_done
 from node.sending.answers import Answerer
 from node.sending.sender import Sender
+from node.web.serve import serve
 
 
 def ready_ledger(settings: Settings) -> Ledger:
@@ -115,3 +116,17 @@ def run_send(settings: Settings) -> None:
         run(lambda: sender.step() + (answerer.step() if asked else 0), stop)
         sender.close()
         answerer.close()
+
+
+def run_web(settings: Settings) -> None:
+    """Role web: pages, the HTTP interface and DICOMweb, until SIGTERM."""
+    stop = stop_on_signals()
+    ledger = until_done(lambda: ready_ledger(settings), stop)
+    if ledger is not None:
+
+        def step() -> int:
+            serve(settings, ledger, stop)
+            return 1
+
+        run(step, stop)
+        ledger.close()

@@ -26,7 +26,7 @@ from node.loop import stop_on_signals
 log = structlog.get_logger()
 
 # In this order they start; in the reverse order they end.
-ROLES = ("broker", "intake", "dispatch", "send", "worker", "scp")
+ROLES = ("broker", "intake", "dispatch", "send", "worker", "web", "scp")
 # A role that lived so long counts as well, and its next death begins the waiting anew.
 _WELL_AFTER_SECONDS = 30.0
 _LONGEST_RESTART_WAIT = 10.0

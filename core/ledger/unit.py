@@ -23,6 +23,11 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from core.errors import LedgerError, LedgerValueError
+from core.ledger.accounts import Accounts, SignInThrottle
+from core.ledger.browse import Browse
+from core.ledger.browse_figures import BrowseFigures
+from core.ledger.browse_study import BrowseStudy
+from core.ledger.changes import ChangesRead
 from core.ledger.circuits import Circuits
 from core.ledger.commit_requests import CommitRequests
 from core.ledger.commitments import Commitments
@@ -66,6 +71,12 @@ class Work:
     retention: Retention
     forgetting: Forgetting
     commit_requests: CommitRequests
+    accounts: Accounts
+    throttle: SignInThrottle
+    browse: Browse
+    study_page: BrowseStudy
+    figures: BrowseFigures
+    changes: ChangesRead
 
 
 class Ledger:
@@ -145,6 +156,12 @@ class Ledger:
                     retention=retention,
                     forgetting=Forgetting(session, retention),
                     commit_requests=CommitRequests(session),
+                    accounts=Accounts(session),
+                    throttle=SignInThrottle(session),
+                    changes=ChangesRead(session),
+                    browse=Browse(session),
+                    study_page=BrowseStudy(session),
+                    figures=BrowseFigures(session),
                 )
         except (DataError, IntegrityError) as error:
             raise LedgerValueError(f"the ledger does not take a value: {error.orig}") from error
