@@ -754,6 +754,15 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def rule_faults(match: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the conditions of a route that was not read by `load`."""
+    return [
+        fault
+        for keyword, rule in match.items()
+        for fault in _rule_faults(f"match.{keyword}", keyword, rule)
+    ]
+
+
 def _rule_faults(key: str, keyword: str, rule: Any) -> list[str]:
     from pydicom.datadict import tag_for_keyword  # noqa: PLC0415 - 0.2 s; only with routes
 

@@ -42,6 +42,7 @@ from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
 from core.ledger.retention import Retention
 from core.ledger.series import SeriesQueries
+from core.ledger.transfer_list import TransferList
 from core.ledger.transfers import Transfers
 from core.ledger.views import Views
 from core.ledger.watermarks import Watermarks
@@ -77,6 +78,7 @@ class Work:
     study_page: BrowseStudy
     figures: BrowseFigures
     changes: ChangesRead
+    transfer_list: TransferList
 
 
 class Ledger:
@@ -159,6 +161,7 @@ class Ledger:
                     accounts=Accounts(session),
                     throttle=SignInThrottle(session),
                     changes=ChangesRead(session),
+                    transfer_list=TransferList(session),
                     browse=Browse(session),
                     study_page=BrowseStudy(session),
                     figures=BrowseFigures(session),

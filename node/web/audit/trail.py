@@ -110,14 +110,30 @@ class Audit:
         Raises:
             AuditError: it cannot be written; do not show it.
         """
-        key, moment = (user, study.study_instance_uid, happening.name), time.monotonic()
+        key = (user, study.study_instance_uid, happening.name)
+        if self._is_new(key):
+            self.note(happening, user, address=address, study=study, detail=detail)
+            self._remember(key)
+
+    def queried(self, user: str, address: str, what: str) -> None:
+        """Somebody listed or searched; the same again is told only after a quarter of an hour.
+
+        Raises:
+            AuditError: it cannot be written; do not show it.
+        """
+        key = (user, what, Happening.QUERIED.name)
+        if self._is_new(key):
+            self.note(Happening.QUERIED, user, address=address, query=what)
+            self._remember(key)
+
+    def _is_new(self, key: tuple[str, str, str]) -> bool:
         with self._lock:
             before = self._looked.get(key)
-            if before is not None and moment - before < _AGAIN_AFTER_SECONDS:
-                return
-        self.note(happening, user, address=address, study=study, detail=detail)
+        return before is None or time.monotonic() - before >= _AGAIN_AFTER_SECONDS
+
+    def _remember(self, key: tuple[str, str, str]) -> None:
         with self._lock:
-            self._looked[key] = moment
+            self._looked[key] = time.monotonic()
             self._looked.move_to_end(key)
             while len(self._looked) > _MOST_REMEMBERED:
                 self._looked.popitem(last=False)
