@@ -36,6 +36,7 @@ from core.ledger.evidence import EvidenceBook
 from core.ledger.facts import Facts
 from core.ledger.filing import Filing
 from core.ledger.forgetting import Forgetting
+from core.ledger.holdings import Holdings
 from core.ledger.jobs import Jobs
 from core.ledger.proofs import Proofs
 from core.ledger.refusals import Refusals
@@ -79,6 +80,7 @@ class Work:
     figures: BrowseFigures
     changes: ChangesRead
     transfer_list: TransferList
+    holdings: Holdings
 
 
 class Ledger:
@@ -162,6 +164,7 @@ class Ledger:
                     throttle=SignInThrottle(session),
                     changes=ChangesRead(session),
                     transfer_list=TransferList(session),
+                    holdings=Holdings(session),
                     browse=Browse(session),
                     study_page=BrowseStudy(session),
                     figures=BrowseFigures(session),

@@ -16,7 +16,7 @@ from core.ledger import Ledger
 from core.modelspec import find_specs
 from core.settings import Settings
 from core.store import Store
-from node.web import api, pages, problems, signin
+from node.web import api, dicomweb, pages, problems, signin
 from node.web.audit import Audit
 from node.web.changes import Changes
 from node.web.room import FOLDER, Room
@@ -60,6 +60,7 @@ def make_app(
     problems.add_to(app)
     app.include_router(signin.router)
     api.add_to(app)
+    dicomweb.add_to(app, settings)
     pages.add_to(app)
     static = FOLDER / "static"
     app.mount("/static", StaticFiles(directory=static, check_dir=False), name="static")

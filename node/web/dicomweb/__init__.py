@@ -1,0 +1,31 @@
+"""DICOMweb (PS3.18) over what the node holds: QIDO-RS and WADO-RS. Our results are in it.
+
+`query` finds, `retrieve` gives whole objects, `pixels` frames and pictures of them, `describe`
+metadata and bulk data. `media` reads what the client accepts, `files` opens what is stored.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from core.settings import Settings
+from node.web.dicomweb import describe, pixels, query, retrieve
+from node.web.dicomweb.media import PREFIX
+
+
+def add_to(app: FastAPI, settings: Settings) -> None:
+    """Add the services to the application."""
+    router = APIRouter(prefix=PREFIX, include_in_schema=False)
+    for part in (query, describe, pixels, retrieve):
+        router.include_router(part.router)
+    app.include_router(router)
+    if settings.web.origins:
+        # a viewer elsewhere sends a token: cookies are never taken from another site
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.web.origins),
+            allow_methods=["GET"],
+            allow_headers=["Authorization", "Accept"],
+            allow_credentials=False,
+        )
