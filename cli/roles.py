@@ -163,10 +163,11 @@ def health(
 
 
 def _begin(context: typer.Context, role: str) -> Settings:
-    from core import logs
+    from core import counters, logs
     from core.processes import die_with_parent
 
     settings = load_settings(context)
     logs.configure(settings.logs, role)
+    counters.configure(settings.data)
     die_with_parent()
     return settings

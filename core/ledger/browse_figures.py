@@ -117,6 +117,21 @@ class BrowseFigures:
         ]
         return sorted(found, key=lambda item: (item.owner, item.job_id))
 
+    def devices(self, among: int = 200) -> dict[str, tuple[int, float]]:
+        """Where the newest jobs that are done were computed: how many, and their median seconds."""
+        rows = self._session.execute(
+            select(JobRow.summary, JobRow.started_at, JobRow.finished_at)
+            .where(JobRow.state == JobState.DONE)
+            .order_by(JobRow.created_at.desc())
+            .limit(among)
+        )
+        took: dict[str, list[float]] = {}
+        for summary, started, finished in rows:
+            device = str(summary.get("device") or "")
+            if device and started is not None and finished is not None:
+                took.setdefault(device, []).append((finished - started).total_seconds())
+        return {name: (len(times), median(times)) for name, times in sorted(took.items())}
+
     def waiting_transfers(self) -> dict[str, dict[TransferState, int]]:
         """For each destination the objects that are not there yet, and those given up."""
         states = (*TRANSFER_OPEN, TransferState.REFUSED, TransferState.FAILED)

@@ -38,6 +38,8 @@ from core.ledger.filing import Filing
 from core.ledger.forgetting import Forgetting
 from core.ledger.holdings import Holdings
 from core.ledger.jobs import Jobs
+from core.ledger.meters import Meters
+from core.ledger.notices import Notices
 from core.ledger.proofs import Proofs
 from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
@@ -81,6 +83,8 @@ class Work:
     changes: ChangesRead
     transfer_list: TransferList
     holdings: Holdings
+    meters: Meters
+    notices: Notices
 
 
 class Ledger:
@@ -165,6 +169,8 @@ class Ledger:
                     changes=ChangesRead(session),
                     transfer_list=TransferList(session),
                     holdings=Holdings(session),
+                    meters=Meters(session),
+                    notices=Notices(session),
                     browse=Browse(session),
                     study_page=BrowseStudy(session),
                     figures=BrowseFigures(session),

@@ -16,7 +16,7 @@ from core.ledger import Ledger
 from core.modelspec import find_specs
 from core.settings import Settings
 from core.store import Store
-from node.web import api, dicomweb, pages, problems, signin
+from node.web import api, dicomweb, health, pages, problems, signin
 from node.web.audit import Audit
 from node.web.changes import Changes
 from node.web.room import FOLDER, Room
@@ -58,6 +58,7 @@ def make_app(
     )
     app.state.room = room
     problems.add_to(app)
+    app.include_router(health.router)
     app.include_router(signin.router)
     api.add_to(app)
     dicomweb.add_to(app, settings)

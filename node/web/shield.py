@@ -66,11 +66,7 @@ class Shield:
             await answer(scope, receive, send_shielded)
 
         host = _name(headers.get(b"host", b"").decode("latin-1"))
-        if (
-            self._hosts is not None
-            and host not in self._hosts
-            and scope["path"] not in _FOR_CHECKS
-        ):
+        if self._hosts is not None and host not in self._hosts and scope["path"] not in _FOR_CHECKS:
             await refuse(421, "Misdirected Request", "this node is not reached by that name")
             return
         length = headers.get(b"content-length", b"0")

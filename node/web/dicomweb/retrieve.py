@@ -120,10 +120,10 @@ def _target(holding: Holding, wanted: str) -> str | None:
 
 
 def _can_decode(syntax: str) -> bool:
-    from pydicom.pixels.decoders import get_decoder  # noqa: PLC0415 - only for compressed images
+    from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415 - only for compressed images
 
     try:
-        return get_decoder(UID(syntax)).is_available
+        return bool(get_decoder(UID(syntax)).is_available)
     except NotImplementedError:
         return False
 
