@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 
-from node.web.pages import (
+from node.web.pages.access import router as access
+from node.web.pages.headers import router as headers
+from node.web.pages.models import router as models
+from node.web.pages.peers import router as peers
+from node.web.pages.preferences import router as preferences
+from node.web.pages.rendering import error_page
+from node.web.pages.routes import router as routes
+from node.web.pages.settings import router as settings
+from node.web.pages.studies import router as studies
+from node.web.pages.system import router as system
+from node.web.pages.users import router as users
+from node.web.pages.viewer import router as viewer
+from node.web.pages.worklist import router as worklist
+
+_ROUTERS: tuple[APIRouter, ...] = (
     access,
     headers,
     models,
@@ -21,22 +35,6 @@ from node.web.pages import (
     users,
     viewer,
     worklist,
-)
-from node.web.pages.rendering import error_page
-
-_ROUTERS: tuple[APIRouter, ...] = (
-    access.router,
-    headers.router,
-    models.router,
-    peers.router,
-    preferences.router,
-    routes.router,
-    settings.router,
-    studies.router,
-    system.router,
-    users.router,
-    viewer.router,
-    worklist.router,
 )
 
 

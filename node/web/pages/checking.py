@@ -82,7 +82,7 @@ def values_of(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def shown(key: str, value: Any) -> str:
     """A value as text, without what must stay secret."""
-    text = "" if value is None else str(value)
+    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     if text and _SECRET.search(key.rpartition(".")[2]) and not key.startswith("web.password"):
         return HIDDEN
     return _USERINFO.sub(rf"\1:{HIDDEN}@", text)

@@ -17,6 +17,11 @@ window.addEventListener("pageshow", () => {
   for (const field of filters?.elements ?? []) field.disabled = false;
 });
 
+const more = filters?.querySelector("[data-more]");
+more?.addEventListener("click", () => {
+  more.setAttribute("aria-expanded", String(more.getAttribute("aria-expanded") !== "true"));
+});
+
 const bulk = document.querySelector("[data-bulk]");
 const said = bulk?.querySelector("[data-selected]");
 
@@ -28,6 +33,7 @@ function count() {
   const ticked = boxes().filter((box) => box.checked).length;
   if (said) said.textContent = ticked ? say("selected", { n: ticked }) : say("select_hint");
   for (const button of bulk?.querySelectorAll(".bulk button") ?? []) button.disabled = !ticked;
+  bulk?.toggleAttribute("data-any", ticked > 0);
   const all = bulk?.querySelector("[data-all]");
   if (all) {
     all.checked = ticked > 0 && ticked === boxes().length;

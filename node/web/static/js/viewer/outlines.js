@@ -59,7 +59,7 @@ export function onImage(loaded, findings, image) {
       found.push({
         border,
         colour: segment?.colour ?? "rgb(255, 64, 64)",
-        label: finding ? `${finding.number} ${finding.label}` : (segment?.label ?? ""),
+        label: finding?.label ?? segment?.label ?? "",
       });
     }
   }
