@@ -224,9 +224,7 @@ class Browse:
                 select(InstanceRow.series_instance_uid, func.count())
                 .where(InstanceRow.series_instance_uid.in_(uids), InstanceRow.current.is_(True))
                 .group_by(InstanceRow.series_instance_uid)
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         return [
             Arriving(

@@ -232,9 +232,7 @@ class BrowseStudy:
                 select(SeriesRow.series_instance_uid, SeriesRow.last_received_at).where(
                     SeriesRow.series_instance_uid.in_(uids)
                 )
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         decisions = self._decisions(uids)
         associations = self._associations(uids)

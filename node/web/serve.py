@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import sys
@@ -52,6 +53,7 @@ class Server:
         )
         if settings.cert is not None and settings.key is not None:
             config.ssl_certfile, config.ssl_keyfile = str(settings.cert), str(settings.key)
+        logging.getLogger("uvicorn.error").addFilter(_WithoutTraces())
         try:
             config.load()
         except (OSError, ssl.SSLError) as error:
@@ -78,6 +80,13 @@ class Server:
         self._server.should_exit = True
         await serving
         self._socket.close()
+
+
+class _WithoutTraces(logging.Filter):
+    """A traceback of a request may quote a patient's name; `problems` tells what must be known."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.exc_info
 
 
 class _Quiet(uvicorn.Server):

@@ -73,7 +73,7 @@ class Shield:
         if not length.isdigit() or int(length) > MOST_BYTES:
             await refuse(413, "Content Too Large", f"a request has at most {MOST_BYTES} bytes")
             return
-        read, started = 0, False
+        read, started, refused = 0, False, False
 
         async def receive_bounded() -> Message:
             nonlocal read
@@ -84,15 +84,18 @@ class Shield:
             return message
 
         async def send_noted(message: Message) -> None:
-            nonlocal started
+            nonlocal started, refused
+            if read > MOST_BYTES and not started:
+                refused = True  # whatever the application made of the error
             started = True
-            await send_shielded(message)
+            if not refused:
+                await send_shielded(message)
 
         try:
             await self._app(scope, receive_bounded, send_noted)
         except _TooMuchError:
-            if started:
-                raise
+            refused = not started
+        if refused:
             await refuse(413, "Content Too Large", f"a request has at most {MOST_BYTES} bytes")
 
 

@@ -115,7 +115,7 @@ def list_routes(_: Viewer, room: InRoom) -> list[Route]:
 @router.post("/routes/try", tags=["routes"])
 def try_route(who: Administrator, room: InRoom, body: Trial) -> list[Fared]:
     """Hold a route against the newest whole series, before it goes into the settings."""
-    faults = rule_faults(body.route.match)
+    faults = rule_faults(body.route.model_dump()["match"])
     if faults:
         raise BadRequestError("; ".join(faults))
     room.audit.queried(who.name, who.address, f"route tried: {body.route.name}")
