@@ -16,6 +16,7 @@ from cli import expect, peers, retention, roles, setup, work
 from cli.demo import demo
 from cli.models import app as models_app
 from cli.train import train
+from cli.users import app as users_app
 from core import __version__
 from core.errors import SentinodeError, SettingsError
 
@@ -65,6 +66,7 @@ peers.add_to(app)
 app.command(rich_help_panel="Begin")(demo)
 app.command(rich_help_panel="Models")(train)
 app.add_typer(models_app, name="models", rich_help_panel="Models")
+app.add_typer(users_app, name="user", rich_help_panel="Web")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ _PANEL = "Run"
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (up, scp, intake, dispatch, send, worker, health):
+    for command in (up, scp, intake, dispatch, send, worker, web, health):
         app.command(rich_help_panel=_PANEL)(command)
     app.command(hidden=True)(broker)
 
@@ -27,7 +27,7 @@ def up(
     context: typer.Context,
     roles: Annotated[
         str,
-        typer.Option(help="Roles, with commas: broker, scp, intake, dispatch, send, worker."),
+        typer.Option(help="Roles, with commas: broker, scp, intake, dispatch, send, worker, web."),
     ] = "",
 ) -> None:
     """Run all roles on this machine (or those of --roles), until Ctrl-C or SIGTERM."""
@@ -38,7 +38,10 @@ def up(
     settings = load_settings(context)
     logs.configure(settings.logs, "up")
     wanted = [role.strip() for role in roles.split(",") if role.strip()] or [
-        role for role in ROLES if role != "broker" or settings.embedded_broker
+        role
+        for role in ROLES
+        if (role != "broker" or settings.embedded_broker)
+        and (role != "web" or settings.web.enabled)
     ]
     config: Path | None = context.obj
     supervisor = Supervisor(
@@ -114,6 +117,13 @@ def worker(
     run_worker(settings)
 
 
+def web(context: typer.Context) -> None:
+    """Role: the pages, the HTTP interface and DICOMweb."""
+    from node.bootstrap import run_web
+
+    run_web(_begin(context, "web"))
+
+
 def broker(context: typer.Context) -> None:
     """Role: the embedded Valkey."""
     from core.broker import exec_broker
@@ -123,7 +133,7 @@ def broker(context: typer.Context) -> None:
 
 def health(
     context: typer.Context,
-    role: Annotated[str, typer.Argument(help="scp, ledger, or worker.")] = "scp",
+    role: Annotated[str, typer.Argument(help="scp, ledger, worker or web.")] = "scp",
 ) -> None:
     """Exit status 0 if a role answers; for container health checks."""
     from core.errors import SentinodeError
@@ -143,16 +153,21 @@ def health(
     elif role == "worker":
         if not ping_workers(make_app(settings), here=True):
             raise SentinodeError("no worker of this machine answers on the broker")
+    elif role == "web":
+        from cli.users import check_pages
+
+        check_pages(settings)
     else:
-        raise SentinodeError(f"no such role: {role}", remedy="Say scp, ledger or worker.")
+        raise SentinodeError(f"no such role: {role}", remedy="Say scp, ledger, worker or web.")
     typer.echo(f"{role}: well")
 
 
 def _begin(context: typer.Context, role: str) -> Settings:
-    from core import logs
+    from core import counters, logs
     from core.processes import die_with_parent
 
     settings = load_settings(context)
     logs.configure(settings.logs, role)
+    counters.configure(settings.data)
     die_with_parent()
     return settings

@@ -19,6 +19,15 @@ it gets. A message says what happened, where, and what to do::
     │   ├── IllegalMoveError     a state change that the lifecycle does not allow (no retry)
     │   ├── LedgerValueError     a value that the database does not take (no retry)
     │   └── NotFoundError        no such job, study, result               (no retry)
+    ├── AccountError             an account or a token that cannot be made or changed so
+    ├── AuditError               an audit message cannot be written         (retry)
+    ├── WebError                 a request over HTTP that is not served as it is
+    │   ├── NotSignedInError     401: nobody is signed in, or the token does not work
+    │   ├── ForbiddenError       403: the role, or the page that it came from, does not do
+    │   ├── TooManyTriesError    429: sign-ins failed too often; later again
+    │   ├── BadRequestError      400: a parameter that cannot be understood
+    │   ├── NotAcceptableError   406: not to be had in the form that was asked for
+    │   └── PortTakenError       the port of the web pages is not to be had  (retry)
     ├── StoreError               bytes cannot be written or read           (retry)
     │   └── BytesGoneError       the store answers, and has no such bytes  (retry a few times)
     ├── QueueError               the broker is away                        (retry)
@@ -168,6 +177,67 @@ class NotFoundError(LedgerError):
 
     retry = False
     remedy = ""
+
+
+class AccountError(SentinodeError):
+    """An account or a token that cannot be made or changed in this way."""
+
+
+class AuditError(SentinodeError):
+    """An audit message cannot be written: what it tells of is not done."""
+
+    retry = True
+    remedy = "See that the folder of audit.file can be written to and has space."
+
+
+class WebError(SentinodeError):
+    """A request over HTTP that is not served as it is; `status` is what its sender is told."""
+
+    status: int = 400
+
+
+class NotSignedInError(WebError):
+    """Nobody is signed in, the session has ended, or the token does not work."""
+
+    status = 401
+
+
+class ForbiddenError(WebError):
+    """Who asks may not do this, or the request did not come from our own page."""
+
+    status = 403
+
+
+class TooManyTriesError(WebError):
+    """Sign-ins failed too often.
+
+    Attributes:
+        wait_seconds: when to try again.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, wait_seconds: int) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
+class BadRequestError(WebError):
+    """A parameter that cannot be understood."""
+
+
+class NotAcceptableError(WebError):
+    """It is not to be had in the media type or transfer syntax that was asked for."""
+
+    status = 406
+
+
+class PortTakenError(WebError):
+    """The port of the web pages is not to be had now."""
+
+    retry = True
+    status = 503
+    remedy = "Another program has it: end it, or set web.port."
 
 
 class StoreError(SentinodeError):

@@ -112,6 +112,14 @@ class AnswerState(StrEnum):
     FAILED = "failed"
 
 
+class NoticeState(StrEnum):
+    """Where a notice to a webhook stands."""
+
+    DUE = "due"
+    TOLD = "told"
+    GIVEN_UP = "given up"
+
+
 class Proof(StrEnum):
     """How it is known that a destination has an object; the strongest that it offers.
 

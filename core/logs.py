@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from core.counters import count
 from core.settings import LogSettings
 
 # What says whose an image is (PS3.3 C.2.2, C.2.3, C.7.1.1), as keyword or as our own names,
@@ -44,6 +45,15 @@ def _clean(key: Any, value: Any) -> Any:
     return f"({type(value).__name__})"
 
 
+def _counted(
+    logger: Any, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    level = str(event.get("level", method))
+    if level not in {"debug", "info"}:
+        count("sentinode_log_events", str(event.get("role", "")), str(event["event"]), level)
+    return event
+
+
 def configure(settings: LogSettings, role: str = "") -> None:
     """Send structlog and the standard library's warnings to standard error."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
@@ -56,6 +66,7 @@ def configure(settings: LogSettings, role: str = "") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _counted,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _no_identity,
             structlog.processors.format_exc_info,

@@ -290,7 +290,8 @@ class JobRow(Base):
     """One analysis. Unique by route, model version, input and run: two nodes make one job.
 
     The greater `priority` goes first, then the smaller `size` (bytes of the input), in turns by
-    `sender` (AE title). `expected` is how many images there should be. `strain` counts how often
+    `sender` (AE title). `modality` is that of its first series, for people who look for jobs.
+    `expected` is how many images there should be. `strain` counts how often
     memory ran out: 1 computes in smaller batches, 2 on the CPU. `same_as` is the job whose
     findings were taken because model version and input are the same.
 
@@ -320,6 +321,7 @@ class JobRow(Base):
     priority: Mapped[int] = mapped_column(default=0)
     size: Mapped[int] = mapped_column(_Id, default=0)
     sender: Mapped[str] = mapped_column(String(16), default="")
+    modality: Mapped[str] = mapped_column(String(16), default="")
     expected: Mapped[int | None]
     strain: Mapped[int] = mapped_column(default=0)
     same_as: Mapped[str | None] = mapped_column(String(36))
@@ -345,6 +347,11 @@ class JobRow(Base):
         Index("ix_job_sender_started_at", "sender", "started_at"),
         # the same input, by whichever route
         Index("ix_job_input_digest", "input_digest"),
+        # what people look for, the newest first
+        Index("ix_job_state_created_at", "state", "created_at", "id"),
+        Index("ix_job_model_created_at", "model", "created_at", "id"),
+        Index("ix_job_modality_created_at", "modality", "created_at", "id"),
+        Index("ix_job_browse_sender", "sender", "created_at", "id"),
     )
 
 
@@ -540,6 +547,8 @@ class TransferRow(Base):
         UniqueConstraint("result_id", "destination"),
         UniqueConstraint("instance_id", "destination"),
         Index("ix_transfer_state_destination", "state", "destination", "next_try_at"),
+        # how much went where lately
+        Index("ix_transfer_destination_sent_at", "destination", "sent_at"),
     )
 
 
@@ -637,3 +646,81 @@ class RefusedClassRow(Base):
     sop_class_uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
     at: Mapped[datetime]
     how: Mapped[str] = mapped_column(Text)
+
+
+class AccountRow(Base):
+    """A person who may sign in to the web pages. `password_hash` is Argon2's own text."""
+
+    __tablename__ = "account"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    password_hash: Mapped[str] = mapped_column(String(255))
+    disabled: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[datetime]
+    last_sign_in_at: Mapped[datetime | None]
+
+
+class WebSessionRow(Base):
+    """A signed-in browser; `digest` is the SHA-256 of its cookie."""
+
+    __tablename__ = "web_session"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    began_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class ApiTokenRow(Base):
+    """A program's token; `digest` is the SHA-256 of its secret."""
+
+    __tablename__ = "api_token"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id"), index=True)
+    name: Mapped[str] = mapped_column(String(64))
+    role: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class SignInFailureRow(Base):
+    """How often a sign-in failed lately, by name or address."""
+
+    __tablename__ = "sign_in_failure"
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    at: Mapped[datetime]
+    blocked_until: Mapped[datetime | None]
+
+
+class NoticeRow(Base):
+    """Something that a webhook is told; made once for each target and key."""
+
+    __tablename__ = "notice"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    target: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(128))
+    event: Mapped[str] = mapped_column(String(32))
+    body: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    next_try_at: Mapped[datetime | None]
+    message: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (
+        UniqueConstraint("target", "key"),
+        Index("ix_notice_state_next_try_at", "state", "next_try_at"),
+    )
+
+
+class NoticeMarkRow(Base):
+    """How far the jobs' events have been read for notices."""
+
+    __tablename__ = "notice_mark"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    position: Mapped[int] = mapped_column(_Id)

@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
@@ -21,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -297,6 +299,87 @@ class DeliverySettings(_Section):
     )
 
 
+class WebSettings(_Section):
+    """`[web]`: the pages, the HTTP interface and DICOMweb."""
+
+    enabled: bool = Field(True, description="Whether `sentinode up` starts the role web")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on; another than this machine's own needs cert and key, "
+        "or proxy",
+    )
+    port: Port = Field(8112, description="Port to listen on")
+    cert: Path | None = Field(None, description="TLS certificate with its chain, PEM")
+    key: Path | None = Field(None, description="TLS private key, PEM")
+    proxy: bool = Field(
+        False, description="A proxy before it speaks TLS and says who asks (X-Forwarded-…)"
+    )
+    proxy_addresses: tuple[str, ...] = Field(
+        ("127.0.0.1", "::1"), description="Addresses of that proxy; only it is believed"
+    )
+    url: str = Field(
+        "", description="How browsers reach it, for links; default: made from host and port"
+    )
+    origins: tuple[str, ...] = Field(
+        (), description="Other web sites whose viewers may read DICOMweb, e.g. an OHIF elsewhere"
+    )
+    idle_minutes: Annotated[float, Field(gt=0)] = Field(
+        120, description="A session ends that was not used for so long"
+    )
+    session_hours: Annotated[float, Field(gt=0)] = Field(
+        24, description="A session ends after so long in any case"
+    )
+    password_length: Annotated[int, Field(ge=8, le=128)] = Field(
+        12, description="Least characters of a password"
+    )
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers speak TLS to it, itself or through the proxy."""
+        return self.proxy or self.cert is not None
+
+    @property
+    def shown_url(self) -> str:
+        """How browsers reach it, without a slash at the end."""
+        if self.url:
+            return self.url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        return f"{'https' if self.cert else 'http'}://{host}:{self.port}"
+
+
+class AuditSettings(_Section):
+    """`[audit]`: who looked at what and did what, as DICOM audit messages (PS3.15 A.5)."""
+
+    file: Path | None = Field(
+        None, description="File of the messages, one a line; default: data/audit/audit.xml"
+    )
+    max_mb: Annotated[int, Field(ge=1)] = Field(
+        50, description="The file is put aside when it is larger, MB"
+    )
+    keep: Annotated[int, Field(ge=1)] = Field(20, description="So many put aside are kept")
+    syslog: str = Field(
+        "",
+        description="A syslog server gets them too: udp://host:514, tcp://host:601 or "
+        "tls://host:6514",
+    )
+
+
+class Notice(_Section):
+    """`[[notices]]`: a webhook that is told of trouble. No patient data goes there."""
+
+    name: Name = Field(description="How logs call it")
+    url: str = Field(description="http or https URL that gets a JSON object by POST")
+    events: tuple[
+        Literal["job_failed", "destination_down", "destination_well", "disk_low", "disk_well"], ...
+    ] = Field(
+        ("job_failed", "destination_down", "destination_well", "disk_low", "disk_well"),
+        description="What it is told; default: everything",
+    )
+    secret: SecretStr | None = Field(
+        None, description="Signs the body: X-Sentinode-Signature, HMAC-SHA-256"
+    )
+
+
 class LogSettings(_Section):
     """`[logs]`: what is told, and how."""
 
@@ -403,9 +486,12 @@ class Settings(BaseSettings):
     results: ResultSettings = ResultSettings()
     delivery: DeliverySettings = DeliverySettings()
     retention: RetentionSettings = RetentionSettings()
+    web: WebSettings = WebSettings()
+    audit: AuditSettings = AuditSettings()
     logs: LogSettings = LogSettings()
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -433,6 +519,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """Folder or URL of the store."""
         return self.storage.store or str(self.data / "store")
+
+    @property
+    def audit_file(self) -> Path:
+        """File of the audit messages, absolute."""
+        return (self.audit.file or self.storage.data / "audit" / "audit.xml").absolute()
 
     @property
     def ledger_url(self) -> str:
@@ -516,6 +607,12 @@ def _anchored(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(storage.get("store"), str) and "://" not in storage["store"]:
             storage["store"] = anchor(storage["store"])
         raw["storage"] = storage
+    for name, keys in (("web", ("cert", "key")), ("audit", ("file",))):
+        section = raw.get(name, {})
+        if isinstance(section, dict):
+            raw[name] = {
+                key: anchor(value) if key in keys else value for key, value in section.items()
+            }
     models = raw.get("models", {})
     if isinstance(models, dict) and isinstance(models.get("folders"), list):
         raw["models"] = {**models, "folders": [anchor(item) for item in models["folders"]]}
@@ -624,7 +721,55 @@ def _cross_faults(raw: dict[str, Any]) -> list[str]:
         match = route.get("match")
         for keyword, rule in match.items() if isinstance(match, dict) else ():
             faults += _rule_faults(f"routes[{index}].match.{keyword}", keyword, rule)
+    return faults + _web_faults(raw)
+
+
+def _web_faults(raw: dict[str, Any]) -> list[str]:
+    """The pages show patients' images: never unprotected on a network."""
+    faults: list[str] = []
+    web = raw.get("web")
+    web = web if isinstance(web, dict) else {}
+    host = web.get("host") or "127.0.0.1"
+    tls = bool(web.get("cert")) and bool(web.get("key"))
+    if bool(web.get("cert")) != bool(web.get("key")):
+        faults.append("web.cert: cert and key go together")
+    proxied = str(web.get("proxy", False)).lower() in {"true", "1", "yes", "on"}
+    if isinstance(host, str) and not _is_loopback(host) and not tls and not proxied:
+        faults.append(
+            f"web.host: {host!r} can be reached from other machines, which needs web.cert and "
+            "web.key, or web.proxy = true behind a proxy that speaks TLS"
+        )
+    audit = raw.get("audit")
+    syslog = audit.get("syslog") if isinstance(audit, dict) else ""
+    if isinstance(syslog, str) and syslog:
+        known = re.fullmatch(r"(udp|tcp|tls)://(\[[0-9A-Fa-f:]+\]|[^\[\]:/]+):([0-9]{1,5})", syslog)
+        if not known:
+            faults.append(f"audit.syslog: {syslog!r} is not udp://, tcp:// or tls://host:port")
+    notices = _dicts(raw.get("notices"))
+    faults += _doubles("notices", [notice.get("name") for notice in notices])
+    for index, notice in enumerate(notices):
+        url = notice.get("url")
+        if isinstance(url, str) and not re.match(r"https?://[^/\s]+", url):
+            faults.append(f"notices[{index}].url: {url!r} is no http or https URL")
     return faults
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def rule_faults(match: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the conditions of a route that was not read by `load`."""
+    return [
+        fault
+        for keyword, rule in match.items()
+        for fault in _rule_faults(f"match.{keyword}", keyword, rule)
+    ]
 
 
 def _rule_faults(key: str, keyword: str, rule: Any) -> list[str]:

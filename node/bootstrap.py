@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from core.errors import LedgerError
 from core.ledger import Ledger
@@ -17,8 +20,13 @@ from node.keeping.clocks import ClockWatch
 from node.keeping.disk import DiskWatch
 from node.keeping.retention import Retention
 from node.loop import beside, run, stop_on_signals, until_done
+from node.notices.post import Poster
+from node.notices.watch import Watch
 from node.sending.answers import Answerer
 from node.sending.sender import Sender
+from node.web.serve import serve
+
+_TELL_SECONDS = 2.0
 
 
 def ready_ledger(settings: Settings) -> Ledger:
@@ -81,6 +89,18 @@ def make_retention(
     return Retention(settings, ledger, Store(settings.store_url), stop=stop)
 
 
+@contextmanager
+def telling(settings: Settings, ledger: Ledger, stop: threading.Event) -> Iterator[None]:
+    """Tell webhooks as long as the block runs, if there are any in the settings."""
+    if not settings.notices:
+        yield
+        return
+    watch, poster = Watch(settings, ledger, socket.gethostname()), Poster(settings, ledger)
+    with beside(lambda: watch.step() + poster.step(), stop, _TELL_SECONDS):
+        yield
+    poster.close()
+
+
 def run_intake(settings: Settings) -> None:
     """Role intake: from the spool into store and ledger, until SIGTERM."""
     stop = stop_on_signals()
@@ -101,7 +121,10 @@ def run_dispatch(settings: Settings) -> None:
         renditions = make_rendition_dispatcher(settings, ledger)
         retention = make_retention(settings, ledger, stop)
         clocks = ClockWatch(settings, ledger)
-        with beside(retention.step, stop, settings.retention.check_seconds):
+        with (
+            beside(retention.step, stop, settings.retention.check_seconds),
+            telling(settings, ledger, stop),
+        ):
             run(lambda: clocks.step() + jobs.step() + renditions.step(), stop)
         jobs.close()
 
@@ -117,3 +140,17 @@ def run_send(settings: Settings) -> None:
         run(lambda: sender.step() + (answerer.step() if asked else 0), stop)
         sender.close()
         answerer.close()
+
+
+def run_web(settings: Settings) -> None:
+    """Role web: pages, the HTTP interface and DICOMweb, until SIGTERM."""
+    stop = stop_on_signals()
+    ledger = until_done(lambda: ready_ledger(settings), stop)
+    if ledger is not None:
+
+        def step() -> int:
+            serve(settings, ledger, stop)
+            return 1
+
+        run(step, stop)
+        ledger.close()

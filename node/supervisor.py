@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from node.loop import stop_on_signals
 log = structlog.get_logger()
 
 # In this order they start; in the reverse order they end.
-ROLES = ("broker", "intake", "dispatch", "send", "worker", "scp")
+ROLES = ("broker", "intake", "dispatch", "send", "worker", "web", "scp")
 # A role that lived so long counts as well, and its next death begins the waiting anew.
 _WELL_AFTER_SECONDS = 30.0
 _LONGEST_RESTART_WAIT = 10.0
@@ -98,6 +99,8 @@ class Supervisor:
                 f"a node runs on {self._pid_folder.parent} already",
                 remedy="End it, or set storage.data to another folder.",
             ) from error
+        # what counted before has ended: a new node counts from nothing
+        shutil.rmtree(self._pid_folder / "counters", ignore_errors=True)
         for role in self._roles:
             for number in range(1, self._processes.get(role, 1) + 1):
                 name = role if number == 1 else f"{role}-{number}"

@@ -23,6 +23,11 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from core.errors import LedgerError, LedgerValueError
+from core.ledger.accounts import Accounts, SignInThrottle
+from core.ledger.browse import Browse
+from core.ledger.browse_figures import BrowseFigures
+from core.ledger.browse_study import BrowseStudy
+from core.ledger.changes import ChangesRead
 from core.ledger.circuits import Circuits
 from core.ledger.commit_requests import CommitRequests
 from core.ledger.commitments import Commitments
@@ -31,14 +36,18 @@ from core.ledger.evidence import EvidenceBook
 from core.ledger.facts import Facts
 from core.ledger.filing import Filing
 from core.ledger.forgetting import Forgetting
+from core.ledger.holdings import Holdings
 from core.ledger.jobs import Jobs
 from core.ledger.moments import Moments
+from core.ledger.meters import Meters
+from core.ledger.notices import Notices
 from core.ledger.proofs import Proofs
 from core.ledger.queries import Queries
 from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
 from core.ledger.retention import Retention
 from core.ledger.series import SeriesQueries
+from core.ledger.transfer_list import TransferList
 from core.ledger.transfers import Transfers
 from core.ledger.views import Views
 from core.ledger.watermarks import Watermarks
@@ -70,6 +79,16 @@ class Work:
     commit_requests: CommitRequests
     moments: Moments
     queries: Queries
+    accounts: Accounts
+    throttle: SignInThrottle
+    browse: Browse
+    study_page: BrowseStudy
+    figures: BrowseFigures
+    changes: ChangesRead
+    transfer_list: TransferList
+    holdings: Holdings
+    meters: Meters
+    notices: Notices
 
 
 class Ledger:
@@ -151,6 +170,16 @@ class Ledger:
                     commit_requests=CommitRequests(session),
                     moments=Moments(session),
                     queries=Queries(session),
+                    accounts=Accounts(session),
+                    throttle=SignInThrottle(session),
+                    changes=ChangesRead(session),
+                    transfer_list=TransferList(session),
+                    holdings=Holdings(session),
+                    meters=Meters(session),
+                    notices=Notices(session),
+                    browse=Browse(session),
+                    study_page=BrowseStudy(session),
+                    figures=BrowseFigures(session),
                 )
         except (DataError, IntegrityError) as error:
             raise LedgerValueError(f"the ledger does not take a value: {error.orig}") from error

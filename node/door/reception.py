@@ -14,6 +14,7 @@ from pydicom.uid import UID as PydicomUID
 from pydicom.uid import ImplicitVRLittleEndian
 
 from core import clock
+from core.counters import count
 from core.domain import Association
 from core.errors import NotAuthorisedError, RefusedError, UnreadableError
 from core.settings import Settings
@@ -151,6 +152,7 @@ class Incoming:
                 reason=str(error),
                 remedy=error.remedy,
             )
+            count("sentinode_instances_refused", association.calling_ae, f"0x{error.status:04X}")
             return error.status, comment(str(error))
         except Exception:
             log.exception(
@@ -164,6 +166,8 @@ class Incoming:
         finally:
             self.discard()
         self._sender.count += 1
+        count("sentinode_instances_received", association.calling_ae)
+        count("sentinode_received_bytes", association.calling_ae, amount=self.size)
         log.debug(
             "instance_spooled",
             association=association.id,

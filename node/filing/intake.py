@@ -23,6 +23,7 @@ from pathlib import Path
 import structlog
 
 from core import clock
+from core.counters import count
 from core.domain import Association, IncomingInstance
 from core.errors import LedgerError, LedgerValueError, StoreError
 from core.ledger import Ledger, Work
@@ -392,6 +393,8 @@ def _tell(batch: list[IncomingInstance], filed: list[Filed]) -> None:
                 differs=list(one.conflicts),
                 remedy="See `sentinode conflicts`.",
             )
+    for outcome, number in outcomes.items():
+        count("sentinode_instances_filed", outcome, amount=number)
     log.debug(
         "instances_filed",
         associations=len({item.association.id for item in batch}),

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from core.counters import count
 from core.domain import Transfer
 from core.ledger import Ledger, Work
 from core.lifecycle import Proof, TransferState
@@ -86,6 +87,7 @@ class Outcomes:
             classes = {transfer.sop_class_uid for transfer, _, _ in visit.sent}
             work.refusals.forget(visit.name, classes)
         for transfer, _, verdict in visit.sent:
+            count("sentinode_objects_sent", transfer.destination, "sent")
             log.info("object_sent", **_about(transfer), message=verdict.message)
         visit.sent = []
 
@@ -137,6 +139,7 @@ class Outcomes:
                 tried=tried,
             )
         visit.left.pop(transfer.id, None)
+        count("sentinode_objects_sent", transfer.destination, "not sent")
         log.warning(
             "object_not_sent", **_about(transfer), state=str(state), message=verdict.message
         )
@@ -164,6 +167,7 @@ class Outcomes:
             )
         visit.left.pop(transfer.id, None)
         about = _about(transfer)
+        count("sentinode_objects_sent", transfer.destination, "refused")
         log.warning("object_refused", **about, reason=how)
         if instead is not None and instead.target is not None:
             log.info("fallback_wanted", **about, sop_class=name_of(instead.target))

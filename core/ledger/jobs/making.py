@@ -16,7 +16,7 @@ from core.identifiers import derived_uid
 from core.ledger.jobs.base import DISPATCH, HELD_REASON, HELD_REMEDY, JobRows, turn_of
 from core.ledger.rows import insert_unless_there
 from core.lifecycle import JOB_OPEN, JobState
-from core.schema import JobEventRow, JobInstanceRow, JobRow, JobSeriesRow
+from core.schema import JobEventRow, JobInstanceRow, JobRow, JobSeriesRow, SeriesRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Making(JobRows):
             priority=new.priority,
             size=new.size,
             sender=new.sender,
+            modality=self._modality(new),
             expected=new.expected,
             strain=0,
             published=0,
@@ -166,6 +167,13 @@ class Making(JobRows):
         if made is None:  # another administrator was faster by a moment
             raise IllegalMoveError(f"job {job_id} is being run again already")
         return made
+
+    def _modality(self, new: NewJob) -> str:
+        """The modality of the first series of the input."""
+        if not new.series_instance_uids:
+            return ""
+        row = self._session.get(SeriesRow, new.series_instance_uids[0])
+        return row.modality if row else ""
 
     def _again(self, new: NewJob, digest: str, now: datetime) -> str | None:
         """The same input once more (an image was replaced and put back): is a job needed?"""

@@ -1,0 +1,1 @@
+"""What speaks HTTP: the pages, the interface for programs, DICOMweb."""
