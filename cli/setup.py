@@ -323,7 +323,7 @@ def _check_models(settings: Settings) -> list[_Line]:
 
     lines = []
     for spec in find_specs(settings.models.folders).values():
-        if spec.weights_path.is_file():
+        if spec.rule is not None or spec.weights_path.is_file():
             lines.append(_Line(f"model {spec.name}", _WELL, f"{spec.version}: {spec.title}"))
         else:
             remedy = "Install the package again."

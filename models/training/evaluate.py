@@ -143,7 +143,7 @@ def _labels(spec: ModelSpec) -> Mapping[str, int]:
 
 def _score(model: LoadedModel, group: Group, labels: Mapping[str, int]) -> GroupScore:
     began = time.monotonic()
-    pixels, scores = model.examine(group.images, None)
+    pixels, scores, _ = model.examine(group.images, None)
     seconds = time.monotonic() - began
     classes: tuple[ClassScore, ...] = ()
     if scores is not None and labels:
