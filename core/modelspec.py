@@ -56,6 +56,9 @@ class InputSpec(_Frozen):
             it when its spacing allows.
         min_slices: fewest slices of a volume.
         max_in_plane_spacing_mm: coarsest in-plane spacing, after permuting, in mm.
+        body_part: accepted values of Body Part Examined (0018,0015); images that name none are
+            accepted. Empty: whatever the images name.
+        view: accepted values of View Position (0018,5101), in the same way.
     """
 
     modality: tuple[str, ...]
@@ -65,6 +68,8 @@ class InputSpec(_Frozen):
     orientation: Literal["axial"] | None = None
     min_slices: Annotated[int, Field(ge=1)] = 1
     max_in_plane_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    body_part: tuple[str, ...] = ()
+    view: tuple[str, ...] = ()
 
 
 class StepSpec(_Frozen):
@@ -178,6 +183,16 @@ class PostprocessingSpec(_Frozen):
     min_pixels: Annotated[int, Field(ge=0)] = 0
 
 
+class DomainSpec(_Frozen):
+    """What the training images looked like, in a file beside the specification.
+
+    Images that look like none of them are refused (`models.domain`).
+    """
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class LimitsSpec(_Frozen):
     """What a job of this model may take.
 
@@ -269,6 +284,7 @@ class ModelSpec(_Frozen):
     output: OutputSpec
     postprocessing: PostprocessingSpec = PostprocessingSpec()
     limits: LimitsSpec = LimitsSpec()
+    domain: DomainSpec | None = None
     training: TrainingSpec
     folder: Path = Path()
 

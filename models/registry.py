@@ -17,6 +17,7 @@ from core.modelspec import ModelSpec, find_specs
 from models.activation import classify_with_maps, scaled
 from models.answer import Answer, as_answer
 from models.architectures import build, on_device
+from models.domain import Domain, Strange, read_domain
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
 from models.weights import load_weights
 
@@ -47,6 +48,17 @@ class LoadedModel:
     network: nn.Module
     device: torch.device
     autocast: bool
+    domain: Domain | None = None
+
+    def strangeness(self, volume: Volume, spacing_mm: Spacing | None) -> list[Strange]:
+        """How unlike the training images it looks: one figure for a volume, or for each image.
+
+        Nothing where the package does not say what its training images look like.
+        """
+        if self.domain is None:
+            return []
+        whole = self.spec.input.kind == "volume"
+        return self.domain.judge(self.spec.preprocessing, volume, spacing_mm, whole=whole)
 
     def predict(
         self,
@@ -327,7 +339,7 @@ def load(
     network = build(model.network)
     load_weights(network, model)
     network = on_device(network, place).eval().requires_grad_(False)
-    return LoadedModel(model, network, place, _bfloat16_helps(place))
+    return LoadedModel(model, network, place, _bfloat16_helps(place), read_domain(model))
 
 
 def _device(wanted: str) -> torch.device:

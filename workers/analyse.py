@@ -18,10 +18,11 @@ from core.errors import NotApplicableError
 from core.modelspec import ModelSpec
 from core.settings import Settings
 from workers.analysis import Analysis
-from workers.asking import Answered, ask
+from workers.asking import Answered, ask, within_domain, without
+from workers.images.attributes import text
 from workers.images.build import build_stacks
 from workers.images.read import read_series
-from workers.images.stack import ImageStack
+from workers.images.stack import ImageStack, instances_of
 from workers.inference import Models
 from workers.lesions.both import placed, with_classes
 from workers.lesions.classify import classify
@@ -85,6 +86,9 @@ def analyse(
     analysis = _understood(answers, spec, settings, job_id, clock)
     if spec.rule is not None:
         analysis = replace(analysis, remarks=(spec.rule.remark, *analysis.remarks))
+    strange = [remark for item in answers for remark in item.remarks]
+    if strange:
+        analysis = replace(analysis, remarks=(*dict.fromkeys(strange), *analysis.remarks))
     if announced is not None and len(files) < announced:
         remark = f"{len(files)} of {announced} images had come: the series is incomplete."
         analysis = replace(analysis, announced=announced, remarks=(remark, *analysis.remarks))
@@ -99,9 +103,12 @@ def _answers(
     clock: Clock,
 ) -> list[Answered]:
     answers = []
-    for stack in stacks:
+    with clock("domain"):
+        known = within_domain(stacks, model)
+    for stack, inside in known:
         with clock("infer"):
-            answers.append(ask(stack, model, settings.worker.batch_size, check))
+            answered = ask(stack, model, settings.worker.batch_size, check)
+        answers.append(without(answered, ~inside))
         check()
     return answers
 
@@ -114,10 +121,16 @@ def _understood(
     pixels = [(item.stack, item.pixels) for item in answers if item.pixels is not None]
     scores = [(item.stack, item.scores) for item in answers if item.scores is not None]
     maps = [item.activation for item in answers]
+    ignored = [item.ignored for item in answers]
     with clock("measure"):
         if not pixels:
             found = classify(
-                scores, spec, job_id=job_id, uid_root=limits.uid_root, activations=maps
+                scores,
+                spec,
+                job_id=job_id,
+                uid_root=limits.uid_root,
+                activations=maps,
+                ignored=ignored,
             )
             return placed(found, scores)
         outlined = find_lesions(
@@ -132,7 +145,13 @@ def _understood(
         if not scores:
             return outlined
         return with_classes(
-            outlined, scores, spec, job_id=job_id, uid_root=limits.uid_root, activations=maps
+            outlined,
+            scores,
+            spec,
+            job_id=job_id,
+            uid_root=limits.uid_root,
+            activations=maps,
+            ignored=ignored,
         )
 
 
@@ -141,10 +160,27 @@ def _check_input(spec: ModelSpec, stacks: Sequence[ImageStack]) -> None:
     if modality not in spec.input.modality:
         wanted = ", ".join(spec.input.modality)
         raise NotApplicableError(f"{spec.name} is for {wanted}, the series is {modality}")
+    _check_named(spec, stacks, "BodyPartExamined", spec.input.body_part)
+    _check_named(spec, stacks, "ViewPosition", spec.input.view)
     frames = sum(len(stack.present) for stack in stacks)
     if frames < spec.input.min_slices:
         raise NotApplicableError(
             f"{frames} slices, {spec.name} needs at least {spec.input.min_slices}"
+        )
+
+
+def _check_named(
+    spec: ModelSpec, stacks: Sequence[ImageStack], keyword: str, accepted: Sequence[str]
+) -> None:
+    """Images that say what they show must say what the model takes; many say nothing."""
+    if not accepted:
+        return
+    wanted = {value.upper() for value in accepted}
+    said = {text(dataset, keyword).upper() for dataset in instances_of(stacks)} - {""}
+    if not said <= wanted:
+        others = ", ".join(sorted(said - wanted))
+        raise NotApplicableError(
+            f"{spec.name} is for {keyword} {', '.join(accepted)}, the images say {others}"
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +29,16 @@ class Answered:
         pixels: float16 (channels, frames, rows, columns), probabilities in the stack's grid.
         scores: float32 (classes, frames), probabilities of the stack's frames.
         activation: float16 (frames, rows, columns), 0 to 1: where it looked.
+        ignored: bool (frames,): images that count for nothing in the answer.
+        remarks: what a reader must know about what was left out, whole sentences.
     """
 
     stack: ImageStack
     pixels: npt.NDArray[np.float16] | None = None
     scores: npt.NDArray[np.float32] | None = None
     activation: npt.NDArray[np.float16] | None = None
+    ignored: npt.NDArray[np.bool_] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,50 @@ def as_seen(stack: ImageStack, spec: ModelSpec) -> Seen:
     known = stack.calibration_at(slice(0, rows), slice(0, columns))
     spacing = None if known is None else (_NO_STEP, known.row_mm, known.column_mm)
     return Seen(stack.array, spacing, lambda answer: answer)
+
+
+def within_domain(
+    stacks: Sequence[ImageStack], model: LoadedModel
+) -> list[tuple[ImageStack, npt.NDArray[np.bool_]]]:
+    """Each stack, and which of its frames look like the model's training images: bool (frames,).
+
+    A volume is judged as a whole, images each for themselves. Some strange ones among others
+    are left out by `without`.
+
+    Raises:
+        NotApplicableError: none does; or as `as_seen`. The message says how far off it is.
+    """
+    found, nearest = [], None
+    for stack in stacks:
+        inside = np.ones(len(stack.frames), dtype=bool)
+        seen = as_seen(stack, model.spec)
+        judged = model.strangeness(seen.array, seen.spacing_mm)
+        if stack.is_volume and judged:
+            inside[:] = not judged[0].outside
+        elif judged:
+            inside = ~np.array([item.outside for item in judged])[seen.order]
+        for item in judged:
+            nearest = item if nearest is None else min(nearest, item, key=lambda one: one.distance)
+        found.append((stack, inside))
+    if nearest is not None and not any(inside.any() for _, inside in found):
+        raise NotApplicableError(f"{model.spec.name}: {nearest}")
+    return found
+
+
+def without(answered: Answered, outside: npt.NDArray[np.bool_]) -> Answered:
+    """The answer with nothing said of the frames where `outside` is true, and a remark."""
+    if not outside.any():
+        return answered
+    count, all_of_them = int(outside.sum()), len(outside)
+    remark = (
+        f"{count} of {all_of_them} images look like none of the model's training images and "
+        "were left out."
+    )
+    pixels, activation = answered.pixels, answered.activation
+    for array in (None if pixels is None else pixels.swapaxes(0, 1), activation):
+        if array is not None:
+            array[outside] = 0
+    return replace(answered, ignored=outside, remarks=(*answered.remarks, remark))
 
 
 def ask(

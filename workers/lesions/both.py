@@ -27,6 +27,7 @@ def with_classes(
     job_id: str,
     uid_root: str = "",
     activations: Sequence[npt.NDArray[np.float16] | None] | None = None,
+    ignored: Sequence[npt.NDArray[np.bool_] | None] | None = None,
 ) -> Analysis:
     """`outlined` with the classes of the same stacks before its lesions.
 
@@ -34,7 +35,7 @@ def with_classes(
     class contradict each other, a remark says so; neither is changed by the other.
 
     Raises:
-        ValueError, ResultError: as `classify`.
+        ValueError, ResultError: as `classify`, which also explains the other arguments.
     """
     first = max((finding.number for finding in outlined.findings), default=0) + 1
     whole = classify(
@@ -43,6 +44,7 @@ def with_classes(
         job_id=job_id,
         uid_root=uid_root,
         activations=activations,
+        ignored=ignored,
         first=first,
     )
     parts = tuple(

@@ -26,6 +26,7 @@ def classify(
     job_id: str,
     uid_root: str = "",
     activations: Sequence[npt.NDArray[np.float16] | None] | None = None,
+    ignored: Sequence[npt.NDArray[np.bool_] | None] | None = None,
     first: int = 1,
 ) -> Analysis:
     """One answer for all stacks together.
@@ -39,7 +40,8 @@ def classify(
     in a remark.
 
     `activations` are (frames, rows, columns), 0 to 1, one per stack: where the classifier
-    looked. `first` is the number of the first class, for a model that also finds lesions.
+    looked. `ignored` says which frames count for nothing, bool (frames,), one per stack; at least
+    one must be left. `first` is the number of the first class, for a model that also finds lesions.
 
     Raises:
         ValueError: no stack, or arrays that do not fit a stack, or a class that is lacking.
@@ -56,7 +58,7 @@ def classify(
         (part, index)
         for part, (stack, _) in enumerate(answers)
         for index, frame in enumerate(stack.frames)
-        if frame is not None
+        if frame is not None and not _is_ignored(ignored, part, index)
     ]
     scores = np.stack([answers[part][1][:, index] for part, index in origin], axis=1)
     scores = scores.astype(np.float64)
@@ -112,6 +114,13 @@ def classify(
         findings=tuple(findings),
         remarks=tuple(dict.fromkeys(remarks)),
     )
+
+
+def _is_ignored(
+    ignored: Sequence[npt.NDArray[np.bool_] | None] | None, part: int, index: int
+) -> bool:
+    mask = None if ignored is None else ignored[part]
+    return mask is not None and bool(mask[index])
 
 
 def _check(
