@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from models.domain import Domain, Numbers, figures_of
 from models.training.data import read_groups, read_index
 
 DOMAIN_FILE = "domain.json"
-_COPIES = 6  # of each group, changed as another scanner or hospital would
+# Copies of each group, changed as another scanner or hospital would; more where groups are few.
+_COPIES, _COPIES_OF_FEW, _FEW = 2, 6, 200
 _SHRINK = 0.1  # towards independent figures: few groups do not tell a whole covariance
 _FOLDS = 5
-# Beyond this share of the training images, with some room: another hospital is not refused.
-_QUANTILE, _ROOM = 0.995, 1.5
+# The limit lies beyond this share of the training images, times some room: another hospital is
+# not refused. Where foreign images are given it lies halfway to the nearest of them, if farther.
+_QUANTILE, _ROOM, _NEAREST = 0.995, 1.2, 0.01
 
 
 def measure(
@@ -52,11 +55,17 @@ def measure(
     plain, changed = [], []
     for number, group in enumerate(groups, start=1):
         plain.append(_of(spec, group.images, whole))
-        copies = [_of(spec, _changed(group.images, rng), whole) for _ in range(_COPIES)]
+        many = _COPIES_OF_FEW if len(groups) < _FEW else _COPIES
+        copies = [_of(spec, _changed(group.images, rng), whole) for _ in range(many)]
         changed.append(np.concatenate(copies))
         if progress is not None:
             progress(number, len(groups))
     domain = _fit(plain, changed)
+    others = {other.name: _foreign(spec, domain, other, whole) for other in foreign}
+    usual = domain.limit / _ROOM
+    nearest = [float(np.quantile(found, _NEAREST)) for found in others.values()]
+    room = max(_ROOM, float(np.sqrt(min(nearest, default=0.0) / usual)))
+    domain = replace(domain, limit=usual * room)
     refused = total = 0
     dealt = rng.permutation(len(groups))
     for fold in range(_FOLDS):
@@ -64,18 +73,17 @@ def measure(
         rest = [index for index in range(len(groups)) if index not in held]
         seen = _fit([plain[index] for index in rest], [changed[index] for index in rest])
         for index in held:
-            refused += int((seen.distance(plain[index]) > seen.limit).sum())
+            limit = seen.limit / _ROOM * room
+            refused += int((seen.distance(plain[index]) > limit).sum())
             total += len(plain[index])
     figures: dict[str, Any] = {
         "limit": round(domain.limit, 3),
         "n_held_out": total,
         "refused_held_out": round(refused / total, 4),
     }
-    for other in foreign:
-        kept = [_of(spec, group.images, whole) for group in read_groups(read_index(other))]
-        distances = domain.distance(np.concatenate(kept))
-        figures[f"refused_{other.name}"] = round(float((distances > domain.limit).mean()), 4)
-        figures[f"nearest_{other.name}"] = round(float(distances.min()), 2)
+    for name, distances in others.items():
+        figures[f"refused_{name}"] = round(float((distances > domain.limit).mean()), 4)
+        figures[f"nearest_{name}"] = round(float(distances.min()), 2)
     shape = groups[0].images.shape[1:]
     noise = [rng.normal(100, 30, (12, *shape)), rng.uniform(0, 255, (12, *shape))]
     distances = domain.distance(np.concatenate([_of(spec, item, whole) for item in noise]))
@@ -93,6 +101,12 @@ def keep(domain: Domain, folder: Path) -> ModelSpec:
     content["domain"] = {"file": DOMAIN_FILE, "sha256": hashlib.sha256(data).hexdigest()}
     path.write_text(tomli_w.dumps(content), encoding="utf-8")
     return read_spec(folder)
+
+
+def _foreign(spec: ModelSpec, domain: Domain, folder: Path, whole: bool) -> Numbers:
+    """Distance of each image (volume) of a folder that the model is not for."""
+    kept = [_of(spec, group.images, whole) for group in read_groups(read_index(folder))]
+    return domain.distance(np.concatenate(kept))
 
 
 def _of(spec: ModelSpec, images: Any, whole: bool) -> Numbers:
