@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli.context import console, error_console, load_settings
 
-app = typer.Typer(help="Models: list, evaluate, merge.", no_args_is_help=True)
+app = typer.Typer(help="Models: list, evaluate, merge, their domain.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -43,6 +43,10 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="A folder with images and an index.csv.")],
     split: Annotated[str, typer.Option(help="Only this split of the index.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last line.")] = False,
+    as_dicom: Annotated[
+        bool,
+        typer.Option("--as-dicom", help="Wrap the images as DICOM and go the worker's own way."),
+    ] = False,
 ) -> None:
     """Judge a model on a folder of images. Nothing is left out."""
     from models.registry import load
@@ -50,18 +54,53 @@ def evaluate(
 
     settings = load_settings(context)
     model = load(name, settings.models.folders, settings.worker.device)
+    examine = None
+    if as_dicom:
+        from workers.judging import examine_as_dicom
+
+        examine = examine_as_dicom(model, settings)
     with error_console.status(f"judging {name} …") as status:
         scores = score_groups(
             model,
             folder,
             split,
             lambda done, total: status.update(f"judging {name}: {done} of {total} groups"),
+            examine=examine,
         )
     summary = summarise(scores, model.spec)
     if as_json:
         typer.echo(json.dumps(summary))
         return
     for key, value in summary.items():
+        typer.echo(f"{key}: {value}")
+
+
+@app.command()
+def domain(
+    package: Annotated[Path, typer.Argument(help="Folder of a model package; it is changed.")],
+    folder: Annotated[Path, typer.Argument(help="The images that it was trained on.")],
+    foreign: Annotated[
+        list[Path] | None, typer.Option(help="A folder of other images, which it should refuse.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last line.")] = False,
+) -> None:
+    """Measure what a model's training images look like, so that it refuses others."""
+    from core.modelspec import read_spec
+    from models.training.domain import keep, measure
+
+    spec = read_spec(package)
+    with error_console.status(f"measuring {spec.name} …") as status:
+        found, figures = measure(
+            spec,
+            folder,
+            foreign or [],
+            lambda done, total: status.update(f"measuring: {done} of {total} groups"),
+        )
+    keep(found, package)
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    for key, value in figures.items():
         typer.echo(f"{key}: {value}")
 
 

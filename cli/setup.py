@@ -105,6 +105,9 @@ def _toml(value: Any) -> str:
         return str(value)
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        pairs = (f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -323,7 +326,7 @@ def _check_models(settings: Settings) -> list[_Line]:
 
     lines = []
     for spec in find_specs(settings.models.folders).values():
-        if spec.weights_path.is_file():
+        if spec.rule is not None or spec.weights_path.is_file():
             lines.append(_Line(f"model {spec.name}", _WELL, f"{spec.version}: {spec.title}"))
         else:
             remedy = "Install the package again."

@@ -242,10 +242,12 @@ class FindingKind(StrEnum):
 
     lesion: a region that was outlined, or the statement that none is there.
     classification: a whole image or series.
+    structure: anatomy that was outlined; it is shown and measured, and is no finding.
     """
 
     LESION = "lesion"
     CLASSIFICATION = "classification"
+    STRUCTURE = "structure"
 
 
 class Space(StrEnum):

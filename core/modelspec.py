@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from core.errors import ModelSpecError
 
 SPEC_FILE = "model.toml"
+# PS3.16 CID 7150: what a body has anyway. The second code is an older one for the same.
+_ANATOMY = frozenset({"91723000", "123037004", "85756007"})
 BUILT_IN_ZOO = Path(__file__).resolve().parent.parent / "models" / "zoo"
 
 
@@ -54,6 +56,9 @@ class InputSpec(_Frozen):
             it when its spacing allows.
         min_slices: fewest slices of a volume.
         max_in_plane_spacing_mm: coarsest in-plane spacing, after permuting, in mm.
+        body_part: accepted values of Body Part Examined (0018,0015); images that name none are
+            accepted. Empty: whatever the images name.
+        view: accepted values of View Position (0018,5101), in the same way.
     """
 
     modality: tuple[str, ...]
@@ -63,6 +68,8 @@ class InputSpec(_Frozen):
     orientation: Literal["axial"] | None = None
     min_slices: Annotated[int, Field(ge=1)] = 1
     max_in_plane_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    body_part: tuple[str, ...] = ()
+    view: tuple[str, ...] = ()
 
 
 class StepSpec(_Frozen):
@@ -100,7 +107,8 @@ class LabelSpec(_Frozen):
         sided: whether left or right of the body's midline says something about it; a side is
             said of the site, so it needs one.
         sought: for a classifier: whether this class is what the model looks for. Classes that
-            are not (e.g. "normal") are reported only by their probability.
+            are not (e.g. "normal") are reported only by their probability. For a rule: whether
+            this window is looked for when the settings name none.
     """
 
     channel: Annotated[int, Field(ge=0)]
@@ -117,6 +125,11 @@ class LabelSpec(_Frozen):
         if self.sided and self.site is None:
             raise ValueError("sided needs a site: left or right of what?")
         return self
+
+    @property
+    def is_structure(self) -> bool:
+        """Whether it names anatomy: outlined and called by its name, but no finding."""
+        return self.category.scheme == "SCT" and self.category.value in _ANATOMY
 
 
 class ClassesSpec(_Frozen):
@@ -170,6 +183,16 @@ class PostprocessingSpec(_Frozen):
     min_pixels: Annotated[int, Field(ge=0)] = 0
 
 
+class DomainSpec(_Frozen):
+    """What the training images looked like, in a file beside the specification.
+
+    Images that look like none of them are refused (`models.domain`).
+    """
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class LimitsSpec(_Frozen):
     """What a job of this model may take.
 
@@ -178,6 +201,45 @@ class LimitsSpec(_Frozen):
     """
 
     seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class WindowSpec(_Frozen):
+    """Values that a rule looks for: from `low` to `high`, both included.
+
+    Attributes:
+        name: how the settings call it (`models.windows`).
+        channel: of the label in `output.labels` that its regions get.
+        low, high: in the rule's unit; no end without.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,31}$")]
+    channel: Annotated[int, Field(ge=0)]
+    low: float | None = None
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if self.low is None and self.high is None:
+            raise ValueError("a window needs low, high, or both")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("low is not less than high")
+        return self
+
+
+class RuleSpec(_Frozen):
+    """A fixed rule in place of a network: regions of connected voxels within a window of values.
+
+    Attributes:
+        unit: UCUM unit that the images' values must have; others are not applicable.
+        windows: each with a label of its own.
+        inside_body: whether what lies outside the body (air, table) is left out.
+        remark: what every reader of the results must know, one sentence.
+    """
+
+    unit: Literal["[hnsf'U]", "g/ml{SUVbw}"]
+    windows: Annotated[tuple[WindowSpec, ...], Field(min_length=1)]
+    inside_body: bool = False
+    remark: Annotated[Text, Field(min_length=1)]
 
 
 class TrainingSpec(_Frozen):
@@ -197,10 +259,13 @@ class TrainingSpec(_Frozen):
 class ModelSpec(_Frozen):
     """A model package's specification.
 
+    A package has either a rule, or a network and its weights.
+
     Attributes:
         name: the package's name, as routes use it.
         version: the version that jobs and results carry.
         family: coded algorithm family for Algorithm Identification (PS3.16 CID 7162).
+        network, weights: of no meaning where there is a rule.
         folder: where the package lies; not part of the file.
     """
 
@@ -213,13 +278,33 @@ class ModelSpec(_Frozen):
     family: Code
     input: InputSpec
     preprocessing: tuple[StepSpec, ...] = ()
-    network: NetworkSpec
-    weights: WeightsSpec
+    rule: RuleSpec | None = None
+    network: NetworkSpec = NetworkSpec(architecture="none")
+    weights: WeightsSpec = WeightsSpec(file="none", sha256="0" * 64)
     output: OutputSpec
     postprocessing: PostprocessingSpec = PostprocessingSpec()
     limits: LimitsSpec = LimitsSpec()
+    domain: DomainSpec | None = None
     training: TrainingSpec
     folder: Path = Path()
+
+    @model_validator(mode="after")
+    def _a_rule_or_a_network(self) -> Self:
+        given = self.model_fields_set & {"network", "weights"}
+        if self.rule is None:
+            if len(given) < 2:
+                raise ValueError("network and weights are needed where there is no rule")
+            return self
+        if given or self.preprocessing or self.output.classes is not None:
+            raise ValueError("a rule has no network, weights, preprocessing or classes")
+        if self.output.kind != "segmentation":
+            raise ValueError("a rule gives a segmentation")
+        wanted = [window.channel for window in self.rule.windows]
+        if sorted(wanted) != sorted(label.channel for label in self.output.labels):
+            raise ValueError("rule.windows and output.labels need the same channels, each once")
+        if len({window.name for window in self.rule.windows}) < len(wanted):
+            raise ValueError("rule.windows: two have the same name")
+        return self
 
     @property
     def weights_path(self) -> Path:

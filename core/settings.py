@@ -241,6 +241,11 @@ class ModelSettings(_Section):
     """`[models]`: where packages lie beside the built-in ones."""
 
     folders: tuple[Path, ...] = Field((), description="Folders that hold model packages")
+    windows: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="Of a model that is a rule: what it looks for, by the names in its "
+        'model.toml, or as "LOW..HIGH" in its unit; default: its own choice',
+    )
 
 
 class ResultSettings(_Section):

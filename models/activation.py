@@ -2,9 +2,10 @@
 
 The map is Grad-CAM (Selvaraju et al. 2017, equations 1 and 2): the last convolution's features,
 each channel weighted by the mean gradient of the class's logit with respect to it, summed, what
-is negative left out. The mean says which features speak for the class, not at which place: of two
-places that look alike it lights both, even where dense layers behind (`cnn`) weigh them
-differently. The product place by place, without the mean (HiResCAM, Draelos and Carin 2020),
+is negative left out. A network that reads its classes elsewhere marks the module that they are
+read from (`class_features = True`). The mean says which features speak for the class, not at which
+place: of two places that look alike it lights both, even where dense layers behind (`cnn`) weigh
+them differently. The product place by place, without the mean (HiResCAM, Draelos and Carin 2020),
 knows the difference, but behind max pooling it breaks into speckles; on a small trained `cnn`
 it was no better placed.
 """
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.answer import Answer, as_answer
+from models.architectures.ensemble import Ensemble
 
 
 class _Features:
@@ -40,11 +42,10 @@ class _Features:
 @contextmanager
 def _hooked(network: nn.Module) -> Iterator[_Features]:
     features = _Features()
-    handles = [
-        module.register_forward_hook(features.keep)
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+    modules = list(network.modules())
+    marked = [module for module in modules if getattr(module, "class_features", False)]
+    chosen = marked or [module for module in modules if isinstance(module, nn.Conv2d)]
+    handles = [module.register_forward_hook(features.keep) for module in chosen]
     try:
         yield features
     finally:
@@ -53,7 +54,10 @@ def _hooked(network: nn.Module) -> Iterator[_Features]:
 
 
 def classify_with_maps(
-    network: nn.Module, images: torch.Tensor, channels: Sequence[int]
+    network: nn.Module,
+    images: torch.Tensor,
+    channels: Sequence[int],
+    of: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | Answer, torch.Tensor | None]:
     """Ask a classifier, and where it looked.
 
@@ -62,6 +66,7 @@ def classify_with_maps(
         images: (batch, channels, rows, columns), the network's input.
         channels: the classes to choose from: each image's map is of the one with the highest
             logit.
+        of: (batch,) the class of each image's map instead, for a member of an ensemble.
 
     Returns:
         What the network gives, logits (batch, classes) or an `Answer`, and maps (batch, 1, rows,
@@ -69,6 +74,8 @@ def classify_with_maps(
         if it says so itself. No maps where the network has no convolution with more than one
         place.
     """
+    if isinstance(network, Ensemble):
+        return _of_members(network, images, channels)
     with torch.enable_grad(), _hooked(network) as features:
         given: torch.Tensor | Answer = network(images)
         answer = as_answer(given)
@@ -79,7 +86,8 @@ def classify_with_maps(
         if features.last is None or logits is None or not logits.requires_grad or not fits:
             return _detached(given), None
         among = torch.as_tensor(list(channels), device=logits.device)
-        highest = logits[:, among].amax(dim=1).sum()  # the images do not depend on each other
+        values = logits[:, among].amax(dim=1) if of is None else logits.gather(1, of[:, None])
+        highest = values.sum()  # the images do not depend on each other
         (gradient,) = torch.autograd.grad(highest, features.last)
     weights = gradient.float().mean(dim=(2, 3), keepdim=True)
     maps = functional.relu((weights * features.last.detach().float()).sum(dim=1, keepdim=True))
@@ -87,6 +95,25 @@ def classify_with_maps(
         maps, size=images.shape[-2:], mode="bilinear", align_corners=False
     )
     return _detached(given), maps
+
+
+def _of_members(
+    network: Ensemble, images: torch.Tensor, channels: Sequence[int]
+) -> tuple[torch.Tensor | Answer, torch.Tensor | None]:
+    """The mean of the members' maps, each scaled to 1, of the class that all say together."""
+    with torch.no_grad():
+        given: torch.Tensor | Answer = network(images)
+    answer = as_answer(given)
+    if answer.where is not None:
+        return given, answer.where
+    logits = answer.image
+    if logits is None or max(channels, default=0) >= logits.shape[1]:
+        return given, None
+    among = torch.as_tensor(list(channels), device=logits.device)
+    of = among[logits[:, among].argmax(dim=1)]
+    maps = [classify_with_maps(member, images, channels, of)[1] for member in network.members]
+    known = [scaled(found) for found in maps if found is not None]
+    return given, torch.stack(known).mean(dim=0) if known else None
 
 
 def _detached(given: torch.Tensor | Answer) -> torch.Tensor | Answer:

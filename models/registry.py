@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,27 @@ from core.modelspec import ModelSpec, find_specs
 from models.activation import classify_with_maps, scaled
 from models.answer import Answer, as_answer
 from models.architectures import build, on_device
+from models.domain import Domain, Strange, read_domain
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
 from models.weights import load_weights
 
 Probabilities = npt.NDArray[np.float16]
 Scores = npt.NDArray[np.float32]
 Activations = npt.NDArray[np.float16]
+
+
+class Examined(NamedTuple):
+    """All that a model answers.
+
+    Attributes:
+        pixels: what `predict` gives; None for a classifier.
+        scores: those of `classify`; None for a model that answers for pixels only.
+        activations: those of `classify`.
+    """
+
+    pixels: Probabilities | None
+    scores: Scores | None
+    activations: Activations | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,17 @@ class LoadedModel:
     network: nn.Module
     device: torch.device
     autocast: bool
+    domain: Domain | None = None
+
+    def strangeness(self, volume: Volume, spacing_mm: Spacing | None) -> list[Strange]:
+        """How unlike the training images it looks: one figure for a volume, or for each image.
+
+        Nothing where the package does not say what its training images look like.
+        """
+        if self.domain is None:
+            return []
+        whole = self.spec.input.kind == "volume"
+        return self.domain.judge(self.spec.preprocessing, volume, spacing_mm, whole=whole)
 
     def predict(
         self,
@@ -118,33 +145,52 @@ class LoadedModel:
         return scores, None if without else maps
 
     def examine(
-        self, volume: Volume, spacing_mm: Spacing | None, *, batch_size: int = 8
-    ) -> tuple[Probabilities | None, Scores | None]:
-        """Ask for all that the model answers, in one pass.
+        self,
+        volume: Volume,
+        spacing_mm: Spacing | None,
+        *,
+        batch_size: int = 8,
+        activations: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Examined:
+        """Ask for all that the model answers, in one pass; arguments as for `classify`.
 
-        Returns:
-            What `predict` gives, or None for a classifier; and the scores of `classify`, or None
-            for a model that answers for pixels only.
+        Raises:
+            MemoryShortError, ModelSpecError: as `predict` and `classify`.
         """
         if self.spec.output.kind == "classification":
-            return None, self.classify(volume, spacing_mm, batch_size=batch_size)[0]
+            return Examined(
+                None,
+                *self.classify(
+                    volume,
+                    spacing_mm,
+                    batch_size=batch_size,
+                    activations=activations,
+                    progress=progress,
+                ),
+            )
         if self.spec.output.classes is None:
-            return self.predict(volume, spacing_mm, batch_size=batch_size), None
+            found = self.predict(volume, spacing_mm, batch_size=batch_size, progress=progress)
+            return Examined(found, None, None)
         plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
         answer = np.empty((self._channels, *volume.shape), dtype=np.float16)
         scores = np.empty((self._classes, len(volume)), dtype=np.float32)
+        maps = np.zeros(volume.shape, dtype=np.float16) if activations else None
+        without = False
 
-        @torch.inference_mode()
+        @torch.no_grad()
         def ask(start: int, stop: int) -> None:
-            images = plan.prepare_between(volume, start, stop)
-            images = images.to(self.device, memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                given = self.network(images)
+            nonlocal without
+            given, found = self._given(plan.prepare_between(volume, start, stop), activations)
             answer[:, start:stop] = self._probabilities(plan, given)
             scores[:, start:stop] = self._scores(given)
+            if maps is None or found is None:
+                without = True
+            else:
+                maps[start:stop] = self._maps(plan, found)
 
-        self._in_batches(volume, batch_size, ask)
-        return answer, scores
+        self._in_batches(volume, batch_size, ask, progress)
+        return Examined(answer, scores, None if without else maps)
 
     @property
     def _channels(self) -> int:
@@ -208,18 +254,25 @@ class LoadedModel:
         self, plan: Preparation, prepared: torch.Tensor, *, activations: bool
     ) -> tuple[Scores, Activations | None]:
         """(classes, frames) and (frames, rows, columns)."""
+        given, maps = self._given(prepared, activations)
+        return self._scores(given), None if maps is None else self._maps(plan, maps)
+
+    def _given(
+        self, prepared: torch.Tensor, activations: bool
+    ) -> tuple[torch.Tensor | Answer, torch.Tensor | None]:
+        """What the network gives, and where it looked if that is wanted."""
         images = prepared.to(self.device, memory_format=torch.channels_last)
-        maps = None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             if activations:
-                given, maps = classify_with_maps(self.network, images, self._sought)
-            else:
-                given = self.network(images)
-        scores = self._scores(given)
-        if maps is None:
-            return scores, None
+                return classify_with_maps(self.network, images, self._sought)
+            return self.network(images), None
+
+    @staticmethod
+    def _maps(plan: Preparation, maps: torch.Tensor) -> Activations:
+        """(frames, rows, columns), each frame's highest value 1."""
         # padding is no part of the image: its share of the map does not count as the highest
-        return scores, scaled(plan.restore(maps))[:, 0].half().cpu().numpy()
+        found: Activations = scaled(plan.restore(maps))[:, 0].half().cpu().numpy()
+        return found
 
     def _scores(self, given: torch.Tensor | Answer) -> Scores:
         logits = as_answer(given).image
@@ -280,11 +333,13 @@ def load(
             known = ", ".join(sorted(specs)) or "none"
             raise ModelError(f"there is no model {model!r} (there is: {known})")
         model = specs[model]
+    if model.rule is not None:
+        raise ModelError(f"{model.name} is a rule: it has no network to load")
     place = _device(device)
     network = build(model.network)
     load_weights(network, model)
     network = on_device(network, place).eval().requires_grad_(False)
-    return LoadedModel(model, network, place, _bfloat16_helps(place))
+    return LoadedModel(model, network, place, _bfloat16_helps(place), read_domain(model))
 
 
 def _device(wanted: str) -> torch.device:

@@ -14,28 +14,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from core.errors import NotApplicableError
 from core.modelspec import ModelSpec
 from core.settings import Settings
 from workers.analysis import Analysis
-from workers.images.axial import to_axial
+from workers.asking import Answered, ask, within_domain, without
+from workers.images.attributes import text
 from workers.images.build import build_stacks
 from workers.images.read import read_series
-from workers.images.stack import ImageStack
+from workers.images.stack import ImageStack, instances_of
 from workers.inference import Models
+from workers.lesions.both import placed, with_classes
 from workers.lesions.classify import classify
 from workers.lesions.find import find_lesions
+from workers.rules import apply_rule, chosen
 
 if TYPE_CHECKING:
     from models.registry import LoadedModel
-
-# Between images that are no volume there is no distance; preprocessing looks only in plane.
-_NO_STEP = 1.0
-
-Probabilities = npt.NDArray[np.float16]
 
 
 @dataclass(slots=True)
@@ -79,103 +74,85 @@ def analyse(
         stacks = build_stacks(read_series(files), spec.input, max_voxels=settings.worker.max_voxels)
         _check_input(spec, stacks)
     check()
-    model = models.get(spec, settings.worker.device)
-    ask = _ask_classes if spec.output.kind == "classification" else _ask_lesions
-    analysis = ask(stacks, model, settings, job_id, check, clock)
+    if spec.rule is not None:
+        spec = chosen(spec, settings.models.windows.get(spec.name, ()))
+        with clock("infer"):
+            answers = [Answered(stack, apply_rule(spec, stack)) for stack in stacks]
+        device = "rule"
+    else:
+        model = models.get(spec, settings.worker.device)
+        answers, device = _answers(stacks, model, settings, check, clock), str(model.device)
+    check()
+    analysis = _understood(answers, spec, settings, job_id, clock)
+    if spec.rule is not None:
+        analysis = replace(analysis, remarks=(spec.rule.remark, *analysis.remarks))
+    strange = [remark for item in answers for remark in item.remarks]
+    if strange:
+        analysis = replace(analysis, remarks=(*dict.fromkeys(strange), *analysis.remarks))
     if announced is not None and len(files) < announced:
         remark = f"{len(files)} of {announced} images had come: the series is incomplete."
         analysis = replace(analysis, announced=announced, remarks=(remark, *analysis.remarks))
-    return analysis, _summary(analysis, model, len(files))
+    return analysis, _summary(analysis, device, len(files))
 
 
-def _ask_lesions(
+def _answers(
     stacks: Sequence[ImageStack],
     model: LoadedModel,
     settings: Settings,
-    job_id: str,
     check: Callable[[], None],
     clock: Clock,
-) -> Analysis:
+) -> list[Answered]:
     answers = []
-    for stack in stacks:
+    with clock("domain"):
+        known = within_domain(stacks, model)
+    for stack, inside in known:
         with clock("infer"):
-            probabilities = _probabilities(stack, model, settings.worker.batch_size, check)
-        answers.append((stack, probabilities))
+            answered = ask(stack, model, settings.worker.batch_size, check)
+        answers.append(without(answered, ~inside))
         check()
+    return answers
+
+
+def _understood(
+    answers: Sequence[Answered], spec: ModelSpec, settings: Settings, job_id: str, clock: Clock
+) -> Analysis:
+    """Lesions, classes, or both: whatever the model answered, as one analysis."""
     limits = settings.results
+    pixels = [(item.stack, item.pixels) for item in answers if item.pixels is not None]
+    scores = [(item.stack, item.scores) for item in answers if item.scores is not None]
+    maps = [item.activation for item in answers]
+    ignored = [item.ignored for item in answers]
     with clock("measure"):
-        return find_lesions(
-            answers,
-            model.spec,
+        if not pixels:
+            found = classify(
+                scores,
+                spec,
+                job_id=job_id,
+                uid_root=limits.uid_root,
+                activations=maps,
+                ignored=ignored,
+            )
+            return placed(found, scores)
+        outlined = find_lesions(
+            pixels,
+            spec,
             job_id=job_id,
             min_volume_ml=limits.min_volume_ml,
             max_findings=limits.max_segments,
             uid_root=limits.uid_root,
             keep_probabilities=limits.segmentation == "fractional",
         )
-
-
-def _ask_classes(
-    stacks: Sequence[ImageStack],
-    model: LoadedModel,
-    settings: Settings,
-    job_id: str,
-    check: Callable[[], None],
-    clock: Clock,
-) -> Analysis:
-    answers, activations = [], []
-    for stack in stacks:
-        with clock("infer"):
-            array, spacing, to_source = _as_seen(stack, model.spec)
-            scores, activation = model.classify(
-                array,
-                spacing,
-                batch_size=settings.worker.batch_size,
-                activations=True,
-                progress=lambda *_: check(),
-            )
-        # the axial view may run the other way; scores go with the frames they belong to
-        order = to_source(np.broadcast_to(np.arange(len(array))[:, None, None], array.shape))
-        answers.append((stack, scores[:, order[:, 0, 0]]))
-        activations.append(None if activation is None else to_source(activation))
-        check()
-    with clock("measure"):
-        return classify(
-            answers,
-            model.spec,
+        if not scores:
+            return outlined
+        return with_classes(
+            outlined,
+            scores,
+            spec,
             job_id=job_id,
-            uid_root=settings.results.uid_root,
-            activations=activations,
+            uid_root=limits.uid_root,
+            activations=maps,
+            ignored=ignored,
         )
-
-
-def _probabilities(
-    stack: ImageStack, model: LoadedModel, batch_size: int, check: Callable[[], None]
-) -> Probabilities:
-    """(channels, frames, rows, columns) in the stack's own grid."""
-    array, spacing, to_source = _as_seen(stack, model.spec)
-    answer = model.predict(array, spacing, batch_size=batch_size, progress=lambda *_: check())
-    restored: Probabilities = to_source(answer)
-    return restored
-
-
-def _as_seen(
-    stack: ImageStack, spec: ModelSpec
-) -> tuple[
-    npt.NDArray[np.float32], tuple[float, float, float] | None, Callable[[npt.NDArray[Any]], Any]
-]:
-    """The stack as the model wants to see it: array, spacing, and the way back.
-
-    A volume is shown on the axial grid nearest to its own; images as they are.
-    """
-    if stack.is_volume:
-        view = to_axial(stack)
-        _check_spacing(spec, view.spacing_mm)
-        return view.array, view.spacing_mm, view.to_source
-    rows, columns = stack.array.shape[1:]
-    known = stack.calibration_at(slice(0, rows), slice(0, columns))
-    spacing = None if known is None else (_NO_STEP, known.row_mm, known.column_mm)
-    return stack.array, spacing, lambda answer: answer
 
 
 def _check_input(spec: ModelSpec, stacks: Sequence[ImageStack]) -> None:
@@ -183,6 +160,8 @@ def _check_input(spec: ModelSpec, stacks: Sequence[ImageStack]) -> None:
     if modality not in spec.input.modality:
         wanted = ", ".join(spec.input.modality)
         raise NotApplicableError(f"{spec.name} is for {wanted}, the series is {modality}")
+    _check_named(spec, stacks, "BodyPartExamined", spec.input.body_part)
+    _check_named(spec, stacks, "ViewPosition", spec.input.view)
     frames = sum(len(stack.present) for stack in stacks)
     if frames < spec.input.min_slices:
         raise NotApplicableError(
@@ -190,16 +169,22 @@ def _check_input(spec: ModelSpec, stacks: Sequence[ImageStack]) -> None:
         )
 
 
-def _check_spacing(spec: ModelSpec, spacing_mm: tuple[float, float, float]) -> None:
-    coarsest = spec.input.max_in_plane_spacing_mm
-    if coarsest is not None and max(spacing_mm[1:]) > coarsest:
+def _check_named(
+    spec: ModelSpec, stacks: Sequence[ImageStack], keyword: str, accepted: Sequence[str]
+) -> None:
+    """Images that say what they show must say what the model takes; many say nothing."""
+    if not accepted:
+        return
+    wanted = {value.upper() for value in accepted}
+    said = {text(dataset, keyword).upper() for dataset in instances_of(stacks)} - {""}
+    if not said <= wanted:
+        others = ", ".join(sorted(said - wanted))
         raise NotApplicableError(
-            f"axial pixels of {spacing_mm[1]:.2f} × {spacing_mm[2]:.2f} mm, "
-            f"{spec.name} needs at most {coarsest:g} mm"
+            f"{spec.name} is for {keyword} {', '.join(accepted)}, the images say {others}"
         )
 
 
-def _summary(analysis: Analysis, model: LoadedModel, instances: int) -> dict[str, Any]:
+def _summary(analysis: Analysis, device: str, instances: int) -> dict[str, Any]:
     stacks = [part.stack for part in analysis.parts]
     first = stacks[0]
     spacing = first.spacing_mm
@@ -210,7 +195,7 @@ def _summary(analysis: Analysis, model: LoadedModel, instances: int) -> dict[str
         "announced": analysis.announced,
         "shape": list(first.array.shape),
         "spacing_mm": None if spacing is None else [round(value, 4) for value in spacing],
-        "device": str(model.device),
+        "device": device,
         "too_small": analysis.too_small,
         "too_small_ml": round(analysis.too_small_ml, 4),
         "left_out": analysis.left_out,

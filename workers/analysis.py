@@ -21,6 +21,8 @@ class Part:
         label_map: uint16 (frames, rows, columns) in the stack's own grid; the finding's
             `segment` at each of its voxels, 0 elsewhere.
         findings: the lesions in it; segments 1, 2, 3 … in this order. None for a classifier.
+        structures: anatomy that was outlined in it, one for each label; their segments follow
+            those of the lesions. They are no findings.
         probabilities: float16 (channels, frames, rows, columns), where they were kept (for a
             FRACTIONAL SEG); a lesion's channel is its `channel`.
         activation: float16 (frames, rows, columns), 0 to 1: where a classifier looked.
@@ -31,6 +33,12 @@ class Part:
     findings: tuple[Finding, ...] = ()
     probabilities: npt.NDArray[np.float16] | None = None
     activation: npt.NDArray[np.float16] | None = None
+    structures: tuple[Finding, ...] = ()
+
+    @property
+    def segments(self) -> tuple[Finding, ...]:
+        """All that has a segment in this part's SEG, in the order of the segments."""
+        return (*(one for one in self.findings if one.segment), *self.structures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +71,11 @@ class Analysis:
     def lesions(self) -> tuple[Finding, ...]:
         """The findings that have a segment."""
         return tuple(finding for finding in self.findings if finding.segment)
+
+    @property
+    def structures(self) -> tuple[Finding, ...]:
+        """Anatomy that was outlined, of all parts; no findings."""
+        return tuple(one for part in self.parts for one in part.structures)
 
     @property
     def source(self) -> Dataset:

@@ -186,7 +186,11 @@ class Pipeline:
     def _made_with(self, spec: ModelSpec) -> str:
         """What decides about the objects beside the input: two jobs may share them if it agrees."""
         settings = self._settings.results.model_dump_json()
-        text = "\n".join((equipment.SOFTWARE_VERSION, spec.weights.sha256, settings))
+        rule = ""
+        if spec.rule is not None:
+            windows = self._settings.models.windows.get(spec.name, ())
+            rule = f"{spec.rule.model_dump_json()} {' '.join(windows)}"
+        text = "\n".join((equipment.SOFTWARE_VERSION, spec.weights.sha256, settings, rule))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _settings_under(self, strain: int) -> Settings:

@@ -37,6 +37,8 @@ class MultiTask(nn.Module):
         if classes:
             read = sum(levels[-_LEVELS_READ:])
             self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(3 * read, classes))
+            # the decoder's convolutions come later and say nothing of the classes
+            net.down_layers[-1].class_features = True
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | Answer:
         """(batch, in, rows, columns) to an `Answer`; to plain logits without classes."""

@@ -61,7 +61,7 @@ def merge(packages: Sequence[Path], folder: Path, *, mirrored: bool = False) -> 
     merged = build(network)
     merged.load_state_dict(_weights(members))
     folder.mkdir(parents=True, exist_ok=True)
-    content = first.model_dump(mode="json", exclude_none=True, exclude={"folder"})
+    content = first.model_dump(mode="json", exclude_none=True, exclude={"folder", "domain", "rule"})
     checksum = save_weights(merged, folder / WEIGHTS_FILE)
     content["network"] = network.model_dump()
     content["weights"] = {"file": WEIGHTS_FILE, "sha256": checksum, "dtype": "float16"}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from core.errors import TrainingError
 from core.modelspec import ModelSpec
-from models.registry import LoadedModel, Probabilities, Scores
-from models.training.data import Group, read_groups, read_index
+from models.registry import Examined, LoadedModel, Probabilities, Scores
+from models.training.data import Entry, Group, read_groups, read_index
 from models.training.metrics import bootstrap, calibration_error, dice, roc_auc
 
 # A slice's score for "something is there": the mean of its highest probabilities. One pixel
@@ -39,6 +40,7 @@ class GroupScore:
         dice_slices: of each slice that has a mask.
         presence: score of each slice, and whether it has a mask.
         classes: of each image, for a model that classifies.
+        refused: how many of its images the model refused.
     """
 
     name: str
@@ -48,6 +50,36 @@ class GroupScore:
     presence: tuple[tuple[float, bool], ...]
     seconds: float
     classes: tuple[ClassScore, ...] = field(default=())
+    refused: int = 0
+
+
+class Judged(NamedTuple):
+    """What a model said of one group's images, and which of them it refused: bool (images,)."""
+
+    found: Examined
+    refused: npt.NDArray[np.bool_]
+
+
+Examine = Callable[[Group], Judged]
+
+
+def examine_directly(model: LoadedModel) -> Examine:
+    """Ask a model about the images as they are in the folder.
+
+    What looks like none of its training images is refused: a volume as a whole, images each for
+    themselves.
+    """
+
+    def examine(group: Group) -> Judged:
+        refused = np.zeros(len(group.images), dtype=bool)
+        strange = [item.outside for item in model.strangeness(group.images, None)]
+        if strange:
+            refused |= np.array(strange)
+        if refused.all():
+            return Judged(Examined(None, None, None), refused)
+        return Judged(model.examine(group.images, None), refused)
+
+    return examine
 
 
 def score_groups(
@@ -56,8 +88,12 @@ def score_groups(
     split: str = "",
     progress: Callable[[int, int], None] | None = None,
     only: Collection[str] | None = None,
+    examine: Examine | None = None,
 ) -> list[GroupScore]:
     """Score every group of a folder, or of one split of it, or only those that are named.
+
+    A refused image counts: Dice 0, and as probability the share of its class, or of images with
+    a mask, among all that are scored. `examine` asks the model in another way than directly.
 
     Raises:
         TrainingError: faults in the folder, nothing in that split, or a label that the model
@@ -75,9 +111,11 @@ def score_groups(
             remedy=f"It knows {', '.join(sorted(labels))}.",
         )
     groups = read_groups(entries)
+    ask = examine or examine_directly(model)
+    base = _Base.of(entries, labels)
     scores = []
     for number, group in enumerate(groups, start=1):
-        scores.append(_score(model, group, labels))
+        scores.append(_score(model, group, labels, ask, base))
         if progress is not None:
             progress(number, len(groups))
     return scores
@@ -86,7 +124,8 @@ def score_groups(
 def summarise(scores: list[GroupScore], spec: ModelSpec | None = None) -> dict[str, Any]:
     """The scores as one flat object; keys are those that exist for the model."""
     images = sum(score.images for score in scores)
-    summary: dict[str, Any] = {"n_images": images, "n_groups": len(scores), "n_refused": 0}
+    summary: dict[str, Any] = {"n_images": images, "n_groups": len(scores)}
+    summary["n_refused"] = sum(score.refused for score in scores)
     if any(score.dice_volume is not None for score in scores):
         summary |= _outlines(scores)
     if any(score.classes for score in scores):
@@ -141,41 +180,79 @@ def _labels(spec: ModelSpec) -> Mapping[str, int]:
     return spec.training.labels if classifies else {}
 
 
-def _score(model: LoadedModel, group: Group, labels: Mapping[str, int]) -> GroupScore:
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What is known without looking: how frequent each class is, and a mask."""
+
+    classes: tuple[float, ...]
+    mask: float
+
+    @staticmethod
+    def of(entries: Sequence[Entry], labels: Mapping[str, int]) -> _Base:
+        counts = [0] * (max(labels.values(), default=-1) + 1)
+        for entry in entries if labels else ():
+            counts[labels[entry.label]] += 1
+        shares = tuple(count / len(entries) for count in counts)
+        return _Base(shares, sum(entry.mask is not None for entry in entries) / len(entries))
+
+
+def _score(
+    model: LoadedModel, group: Group, labels: Mapping[str, int], ask: Examine, base: _Base
+) -> GroupScore:
     began = time.monotonic()
-    pixels, scores = model.examine(group.images, None)
+    (pixels, scores, _), refused = ask(group)
     seconds = time.monotonic() - began
+    count, output = len(group.images), model.spec.output
     classes: tuple[ClassScore, ...] = ()
-    if scores is not None and labels:
-        classes = _class_scores(scores, group, labels)
-    if pixels is None:
-        return GroupScore(group.name, len(group.images), None, (), (), seconds, classes)
-    volume, slices, presence = _overlap(pixels, group, model.spec.output.threshold)
-    return GroupScore(group.name, len(group.images), volume, slices, presence, seconds, classes)
-
-
-def _class_scores(
-    scores: Scores, group: Group, labels: Mapping[str, int]
-) -> tuple[ClassScore, ...]:
-    return tuple(
-        ClassScore(tuple(float(value) for value in chances), labels[entry.label])
-        for chances, entry in zip(scores.T, group.entries, strict=True)
+    if labels:
+        truths = [labels[entry.label] for entry in group.entries]
+        classes = tuple(
+            ClassScore(_chances(scores, index, base, refused=bool(refused[index])), truth)
+            for index, truth in enumerate(truths)
+        )
+    whole: float | None = None
+    slices: tuple[float, ...] = ()
+    presence: tuple[tuple[float, bool], ...] = ()
+    if output.kind == "segmentation":
+        if pixels is None:
+            pixels = np.zeros((1, *group.images.shape), dtype=np.float16)
+        whole, slices, presence = _overlap(pixels, group, output.threshold, refused, base.mask)
+    return GroupScore(
+        group.name, count, whole, slices, presence, seconds, classes, int(refused.sum())
     )
 
 
+def _chances(scores: Scores | None, index: int, base: _Base, *, refused: bool) -> tuple[float, ...]:
+    if scores is None or refused:
+        return base.classes
+    return tuple(float(value) for value in scores[:, index])
+
+
 def _overlap(
-    pixels: Probabilities, group: Group, threshold: float
+    pixels: Probabilities,
+    group: Group,
+    threshold: float,
+    refused: npt.NDArray[np.bool_],
+    base: float,
 ) -> tuple[float, tuple[float, ...], tuple[tuple[float, bool], ...]]:
-    """Dice of the volume and of its slices, and what each slice scores for having a mask."""
+    """Dice of the volume and of its slices, and what each slice scores for having a mask.
+
+    A refused slice has Dice 0 and the score `base`, a group of refused ones Dice 0 as well.
+    """
     probabilities = pixels[0].astype(np.float32)
-    found = probabilities >= threshold
+    found = (probabilities >= threshold) & ~refused[:, None, None]
     there = [bool(mask.any()) for mask in group.masks]
     flat = probabilities.reshape(len(probabilities), -1)
     top = min(_TOP_PIXELS, flat.shape[1])
     highest = np.partition(flat, -top, axis=1)[:, -top:].mean(axis=1)
-    slices = tuple(dice(found[index], group.masks[index]) for index in np.flatnonzero(there))
+    highest[refused] = base
+    slices = tuple(
+        0.0 if refused[index] else dice(found[index], group.masks[index])
+        for index in np.flatnonzero(there)
+    )
     presence = tuple((float(score), it) for score, it in zip(highest, there, strict=True))
-    return dice(found, group.masks), slices, presence
+    whole = 0.0 if refused.all() else dice(found, group.masks)
+    return whole, slices, presence
 
 
 def _rounded(value: float | None) -> float | None:

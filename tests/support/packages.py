@@ -12,6 +12,8 @@ import tomli_w
 import torch
 from PIL import Image
 
+from core.modelspec import NetworkSpec
+from models.architectures import build
 from models.architectures.threshold import Threshold
 from models.weights import save_weights
 
@@ -113,6 +115,107 @@ def write_threshold(
         },
     )
     return package
+
+
+def write_network(
+    folder: Path, name: str, network: dict[str, Any], *, seed: int = 1, **sections: Any
+) -> Path:
+    """Write a package with a network of random weights; the same seed makes the same ones."""
+    torch.manual_seed(seed)
+    package = folder / name
+    package.mkdir(parents=True)
+    checksum = save_weights(build(NetworkSpec(**network)), package / "weights.safetensors")
+    sections.setdefault("preprocessing", [{"name": "standardise_image"}])
+    weights = {"file": "weights.safetensors", "sha256": checksum}
+    write_spec(package, name=name, network=network, weights=weights, **sections)
+    return package
+
+
+def write_chest(folder: Path, name: str = "chest", **sections: Any) -> Path:
+    """A package in the form of `cxr-tb`: what is bright is lung, the classes are anything's."""
+    network = {
+        "architecture": "cascade",
+        "params": {
+            "size": 64,
+            "segmenter": {"architecture": "threshold", "params": {"level": -0.5}},
+            "classifier": {
+                "architecture": "resnet",
+                "params": {"in_channels": 2, "features": [4, 4, 8, 8], "blocks": [1, 1, 1, 1]},
+            },
+        },
+    }
+    lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
+    anatomy = {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"}
+    return write_network(
+        folder,
+        name,
+        network,
+        **{
+            "title": "Chest of a test",
+            "input": {"modality": ["CR", "DX"], "kind": "image"},
+            "preprocessing": [{"name": "standardise_foreground"}],
+            "output": {
+                "labels": [
+                    {
+                        "channel": 0,
+                        "name": "Lung fields",
+                        "category": anatomy,
+                        "type": lung,
+                        "color": [80, 160, 255],
+                    }
+                ],
+                "classes": {
+                    "labels": [
+                        {
+                            "channel": 0,
+                            "name": "No signs",
+                            "category": _CATEGORY,
+                            "type": _CODE,
+                            "sought": False,
+                        },
+                        {
+                            "channel": 1,
+                            "name": "Signs of it",
+                            "category": _CATEGORY,
+                            "type": _CODE,
+                            "site": lung,
+                        },
+                    ]
+                },
+            },
+            **sections,
+        },
+    )
+
+
+def write_breast(folder: Path, name: str = "breast", **sections: Any) -> Path:
+    """A package in the form of `us-breast`, tiny and untrained."""
+    network = {
+        "architecture": "multitask2d",
+        "params": {"features": 4, "blocks": [1, 1, 1], "norm": "batch", "classes": 3},
+    }
+    classes = [
+        {"channel": n, "name": label, "category": _CATEGORY, "type": _CODE, "sought": n > 0}
+        for n, label in enumerate(("No lesion", "Benign lesion", "Suspicious lesion"))
+    ]
+    return write_network(
+        folder,
+        name,
+        network,
+        **{
+            "title": "Breast of a test",
+            "input": {"modality": ["US"], "kind": "image"},
+            "preprocessing": [
+                {"name": "resize", "params": {"rows": 64, "columns": 64}},
+                {"name": "standardise_image"},
+            ],
+            "output": {
+                "labels": [{"channel": 0, "name": "Lesion", "category": _CATEGORY, "type": _CODE}],
+                "classes": {"labels": classes},
+            },
+            **sections,
+        },
+    )
 
 
 def training_config(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:

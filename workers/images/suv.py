@@ -20,6 +20,22 @@ from workers.images.attributes import items, number, private_text, text, texts
 WEIGHT_KG = (0.2, 650.0)
 DOSE_BQ = (1e4, 1e11)  # 0.01 to 100,000 MBq; a dose written in MBq falls below
 _LONGEST_DECAY = 20  # half-lives
+_LONGEST_USUAL = 8  # half-lives after which nobody scans: an injection "tomorrow" is more
+_UNITS = ("BQML", "CNTS", "GML")
+_HALF_LIFE_S = (10.0, 1e6)  # seconds: rubidium-82 has 76, iodine-124 361,000
+_HALF_LIFE_SLACK = 0.05
+# PS3.16 CID 4020 → half-life in seconds (ICRP Publication 107).
+_NUCLIDES_S = {
+    "40565003": 1223.4,  # carbon-11
+    "21576001": 597.9,  # nitrogen-13
+    "129504001": 122.2,  # oxygen-15
+    "77004003": 6586.2,  # fluorine-18
+    "3932008": 45_720.0,  # copper-64
+    "35337001": 4062.6,  # gallium-68
+    "79197006": 76.4,  # rubidium-82
+    "63360001": 282_276.0,  # zirconium-89
+    "40937006": 360_806.0,  # iodine-124
+}
 _MS = 1000.0
 _DAY = timedelta(days=1)
 _PHILIPS = (0x7053, "Philips PET Private Group")
@@ -62,6 +78,58 @@ def suv_factor(datasets: Sequence[Dataset], units: str) -> float:
     if text(first, "DecayCorrection") != "ADMIN":
         dose *= _remaining(datasets, tracer)
     return factor * weight * 1000 / dose
+
+
+def check_uptake(datasets: Sequence[Dataset]) -> None:
+    """See that all that a SUV rests on is there and plausible, however the values are stored.
+
+    Takes the headers of all instances of a series. Stricter than `suv_factor`, which asks only
+    for what it computes with: Units (or a real world value map), corrections, weight, dose,
+    half-life and times must be there also where the scanner has made the SUV itself, they must
+    be the same in all instances, the half-life that of the nuclide, and the time since the
+    injection no more than 8 half-lives.
+
+    Raises:
+        NotApplicableError: something is missing, implausible, or differs; the message names it.
+        DecodeError: an attribute that cannot be read.
+    """
+    first = datasets[0]
+    units = text(first, "Units")
+    if units not in _UNITS and not (units == "" and _is_mapped(first)):
+        raise NotApplicableError(f"Units is {units or 'missing'}, not {', '.join(_UNITS)}")
+    for keyword in ("Units", "PatientWeight", "DecayCorrection", "CorrectedImage"):
+        if len({text(dataset, keyword) for dataset in datasets}) > 1:
+            raise NotApplicableError(f"the images do not agree on {keyword}")
+    _check_corrected(first)
+    _within(number(first, "PatientWeight"), "PatientWeight", WEIGHT_KG)
+    tracers = [items(dataset, "RadiopharmaceuticalInformationSequence") for dataset in datasets]
+    if any(len(found) != 1 for found in tracers):
+        raise NotApplicableError("RadiopharmaceuticalInformationSequence has not one item")
+    tracer = tracers[0][0]
+    for keyword in ("RadionuclideTotalDose", "RadionuclideHalfLife"):
+        if len({number(found[0], keyword) for found in tracers}) > 1:
+            raise NotApplicableError(f"the images do not agree on {keyword}")
+    _within(number(tracer, "RadionuclideTotalDose"), "RadionuclideTotalDose", DOSE_BQ)
+    half_life = _within(
+        number(tracer, "RadionuclideHalfLife"), "RadionuclideHalfLife", _HALF_LIFE_S
+    )
+    for nuclide in items(tracer, "RadionuclideCodeSequence"):
+        known = _NUCLIDES_S.get(text(nuclide, "CodeValue"))
+        if known is not None and abs(half_life - known) > _HALF_LIFE_SLACK * known:
+            name = text(nuclide, "CodeMeaning")
+            raise NotApplicableError(
+                f"RadionuclideHalfLife is implausible: {half_life:g} s, {name} has {known:g} s"
+            )
+    if _remaining(datasets, tracer) < 2**-_LONGEST_USUAL:
+        raise NotApplicableError(
+            "RadiopharmaceuticalStartTime is implausible: more than "
+            f"{_LONGEST_USUAL} half-lives before the scan"
+        )
+
+
+def _is_mapped(dataset: Dataset) -> bool:
+    """Whether it is an Enhanced image, whose values a real world value map describes."""
+    return bool(items(dataset, "PerFrameFunctionalGroupsSequence"))
 
 
 def _check_corrected(dataset: Dataset) -> None:

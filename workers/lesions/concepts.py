@@ -65,6 +65,12 @@ PERCENTILE_10 = _code("QG58", "IBSI", "10th Intensity Percentile")
 PERCENTILE_90 = _code("8DWT", "IBSI", "90th Intensity Percentile")
 CONTRAST = _code("CONTRAST_TO_RIM", PRIVATE_SCHEME, "Contrast to the surrounding rim")
 
+# Uptake: PS3.16 CID 7464 and 7466. TLG is SUVbw (g/mL) times volume (mL), so grams.
+PEAK = _code("126031", "DCM", "Peak Value Within ROI")
+IBSI_PEAK = _code("0F91", "IBSI", "Global Intensity Peak")
+TOTAL_LESION_GLYCOLYSIS = _code("126033", "DCM", "Total Lesion Glycolysis")
+GRAM = _code("g", "UCUM", "gram")
+
 # The same by IBSI's intensity-based statistics, as Measurement Method.
 IBSI_MEAN = _code("Q4LE", "IBSI", "Mean Intensity")
 IBSI_MEDIAN = _code("Y12H", "IBSI", "Median Intensity")
@@ -75,6 +81,31 @@ IBSI_MAXIMUM = _code("84IY", "IBSI", "Maximum Intensity")
 LEFT = _code("7771000", "SCT", "Left")
 RIGHT = _code("24028007", "SCT", "Right")
 
+# Where a classifier looked. Zones of the lung: PS3.16 CID 6171; all else is ours.
+ACTIVATION_PLACE = _code("ACTIVATION_PLACE", PRIVATE_SCHEME, "Place of highest class activation")
+ACTIVATION_SIDE = _code("ACTIVATION_SIDE", PRIVATE_SCHEME, "Side of highest class activation")
+LUNG = _code("39607008", "SCT", "Lung")
+LUNG_ZONES = (
+    _code("281392002", "SCT", "Upper zone of lung"),
+    _code("281393007", "SCT", "Middle zone of lung"),
+    _code("281394001", "SCT", "Lower zone of lung"),
+)
+STRUCTURE_THIRDS = (
+    _code("UPPER_THIRD", PRIVATE_SCHEME, "Upper third of the outlined structure"),
+    _code("MIDDLE_THIRD", PRIVATE_SCHEME, "Middle third of the outlined structure"),
+    _code("LOWER_THIRD", PRIVATE_SCHEME, "Lower third of the outlined structure"),
+)
+IMAGE_THIRDS = (
+    _code("UPPER_IMAGE", PRIVATE_SCHEME, "Upper third of the image"),
+    _code("MIDDLE_IMAGE", PRIVATE_SCHEME, "Middle third of the image"),
+    _code("LOWER_IMAGE", PRIVATE_SCHEME, "Lower third of the image"),
+)
+OUTSIDE_STRUCTURE = _code("OFF_STRUCTURE", PRIVATE_SCHEME, "Outside the outlined structure")
+IN_LESION = _code("IN_LESION", PRIVATE_SCHEME, "Within an outlined lesion")
+OFF_LESION = _code("OFF_LESION", PRIVATE_SCHEME, "Outside the outlined lesions")
+LEFT_OF_IMAGE = _code("LEFT_OF_IMAGE", PRIVATE_SCHEME, "Left half of the image")
+RIGHT_OF_IMAGE = _code("RIGHT_OF_IMAGE", PRIVATE_SCHEME, "Right half of the image")
+
 PRIVATE_MEANINGS = {
     CIRCULARITY: "4 pi area / perimeter squared of a region in one image; a disc has 1",
     SOLIDITY_2D: "area of a region in one image over the area of its convex hull",
@@ -84,6 +115,13 @@ PRIVATE_MEANINGS = {
     "planes; 0 for every convex outline",
     CONTRAST: "mean of the image values in the lesion minus their mean in a rim of 3 mm "
     "(3 pixels without calibration) around it in the image planes",
+    ACTIVATION_PLACE: "where the class activation map of the key image has its greatest sum",
+    ACTIVATION_SIDE: "on which side of the patient, or of the image where that is unknown",
+    **dict.fromkeys(
+        (*STRUCTURE_THIRDS, *IMAGE_THIRDS, OUTSIDE_STRUCTURE, IN_LESION, OFF_LESION),
+        "a value of ACTIVATION_PLACE",
+    ),
+    **dict.fromkeys((LEFT_OF_IMAGE, RIGHT_OF_IMAGE), "a value of ACTIVATION_SIDE"),
 }
 
 

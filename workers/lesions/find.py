@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from core.domain import Finding
+from core.domain import Finding, FindingKind, Measurement
 from core.identifiers import derived_uid
 from core.modelspec import LabelSpec, ModelSpec
 from workers.analysis import Analysis, Part
@@ -20,6 +20,7 @@ from workers.images.stack import Basis, ImageStack
 from workers.lesions.boundary import boundary_of
 from workers.lesions.colors import color_of
 from workers.lesions.components import Component, Mask, components_of, masks_of
+from workers.lesions.concepts import AREA, MILLILITRE, VOLUME, VOXEL_COUNT
 from workers.lesions.density import density_of
 from workers.lesions.midline import Body
 from workers.lesions.outline import outlines_of
@@ -27,6 +28,7 @@ from workers.lesions.place import key_image, place_of, side_of
 from workers.lesions.region import Region
 from workers.lesions.shape import shape_of
 from workers.lesions.size import size_of
+from workers.lesions.uptake import uptake_of
 
 IN_PIXELS = "No pixel spacing is known: sizes are in pixels."
 PARTLY_IN_PIXELS = "Sizes of lesions outside the calibrated region of the image are in pixels."
@@ -45,6 +47,7 @@ class _Answer:
     stack: ImageStack
     components: list[Component]
     foreground: Mask
+    anatomy: list[Component]
 
     @cached_property
     def body(self) -> Body | None:
@@ -70,6 +73,8 @@ def find_lesions(
     `min_volume_ml`, or the model's own without it; in images the model's `min_area_mm2`, where
     the pixel size is known, and `min_pixels`. The findings are numbered over all stacks, the
     largest first; tracking UIDs follow from the job, so a retry makes the same findings.
+    A label that names anatomy (`LabelSpec.is_structure`) is no lesion: what it outlines in a
+    stack is one structure, of any size.
 
     Raises:
         ValueError: no stack, or probabilities that are not in the stack's grid or lack a
@@ -102,12 +107,28 @@ def find_lesions(
     for number, (part, component) in enumerate(kept, start=1):
         segment = len(found[part]) + 1
         label_maps[part][component.box][component.mask] = segment
-        finding, remark = _finding(component, read[part], part, segment, number, job_id, uid_root)
+        finding, remark = _finding(
+            component,
+            read[part],
+            part,
+            segment,
+            number,
+            job_id,
+            uid_root,
+            by_rule=spec.rule is not None,
+        )
         found[part].append(finding)
         findings.append(finding)
         remarks += remark
-    if not findings:
-        findings.append(_absent(spec.output.labels[0], job_id, uid_root))
+    structures = [
+        _structures(answer, part, len(found[part]), label_maps[part], job_id, uid_root)
+        for part, answer in enumerate(read)
+    ]
+    sought = [label for label in spec.output.labels if not label.is_structure]
+    if not (sought or any(structures) or spec.output.classes):
+        sought = list(spec.output.labels)
+    if sought and not findings:
+        findings.append(_absent(sought[0], job_id, uid_root))
     return Analysis(
         spec=spec,
         parts=tuple(
@@ -116,9 +137,10 @@ def find_lesions(
                 label_map=label_map,
                 findings=tuple(lesions),
                 probabilities=_float16(probabilities) if keep_probabilities else None,
+                structures=anatomy,
             )
-            for answer, label_map, lesions, (_, probabilities) in zip(
-                read, label_maps, found, answers, strict=True
+            for answer, label_map, lesions, (_, probabilities), anatomy in zip(
+                read, label_maps, found, answers, structures, strict=True
             )
         ),
         findings=tuple(findings),
@@ -137,15 +159,37 @@ def _answer(stack: ImageStack, probabilities: npt.NDArray[np.floating], spec: Mo
     if probabilities.shape[0] < channels:
         raise ValueError(f"{probabilities.shape[0]} channels, the labels need {channels}")
     masks = masks_of(probabilities, spec)
-    components = [
-        component
-        for mask, label in zip(masks, spec.output.labels, strict=True)
-        for component in components_of(mask, probabilities[label.channel], label, stack)
-    ]
-    foreground = masks[0]
-    for mask in masks[1:]:
+    components: list[Component] = []
+    anatomy: list[Component] = []
+    foreground = np.zeros(stack.array.shape, dtype=bool)
+    for mask, label in zip(masks, spec.output.labels, strict=True):
+        probability = probabilities[label.channel]
+        if label.is_structure:
+            whole = _whole(mask, probability, label, stack)
+            anatomy += [] if whole is None else [whole]
+            continue
+        components += components_of(mask, probability, label, stack)
         foreground |= mask
-    return _Answer(stack, components, foreground)
+    return _Answer(stack, components, foreground, anatomy)
+
+
+def _whole(
+    mask: Mask, probability: npt.NDArray[np.floating], label: LabelSpec, stack: ImageStack
+) -> Component | None:
+    """All of a mask as one; None where there is nothing in images that came."""
+    inside = mask.copy()
+    inside[list(stack.missing)] = False
+    sides = []
+    for axis in range(3):
+        across = tuple(other for other in range(3) if other != axis)
+        held = np.flatnonzero(inside.any(axis=across))
+        if not len(held):
+            return None
+        sides.append(slice(int(held[0]), int(held[-1]) + 1))
+    box = (sides[0], sides[1], sides[2])
+    voxels = int(np.count_nonzero(inside))
+    mean = float(probability[inside].mean(dtype=np.float64))
+    return Component(label, box, inside[box], voxels, mean)
 
 
 def _is_large(component: Component, stack: ImageStack, spec: ModelSpec, least_ml: float) -> bool:
@@ -182,8 +226,13 @@ def _finding(
     number: int,
     job_id: str,
     uid_root: str,
+    *,
+    by_rule: bool,
 ) -> tuple[Finding, list[str]]:
-    """Place and measure one component; and what a reader must know about its sizes."""
+    """Place and measure one component; and what a reader must know about its sizes.
+
+    A rule has no certainty.
+    """
     label, stack = component.label, answer.stack
     region = Region(stack, component.box, component.mask, answer.foreground)
     outlines = outlines_of(region.mask, *region.pixel)
@@ -209,11 +258,71 @@ def _finding(
         slices=place.slices,
         key_image=key_image(stack, axes.index),
         axes=axes,
-        probability=component.probability,
-        measurements=(*size, *shape_of(region, outlines), *margin, *density_of(region)),
+        probability=None if by_rule else component.probability,
+        measurements=(
+            *size,
+            *shape_of(region, outlines),
+            *margin,
+            *density_of(region),
+            *uptake_of(region),
+        ),
         evaluations=tuple(reading),
     )
     return finding, _remarks(region)
+
+
+def _structures(
+    answer: _Answer,
+    part: int,
+    segments: int,
+    label_map: npt.NDArray[np.uint16],
+    job_id: str,
+    uid_root: str,
+) -> tuple[Finding, ...]:
+    """The anatomy of one stack, its segments after the first `segments`; into `label_map`, too.
+
+    The size is that of all its voxels; of images only where it lies in one: areas in several
+    images are not added up.
+    """
+    made: list[Finding] = []
+    for component in answer.anatomy:
+        label, stack = component.label, answer.stack
+        here = label_map[component.box]
+        free = component.mask & (here == 0)
+        if not free.any():
+            continue
+        segment = segments + len(made) + 1
+        here[free] = segment
+        region = Region(stack, component.box, free, answer.foreground)
+        place = place_of(region)
+        size: list[Measurement] = []
+        if stack.is_volume:
+            volume = region.voxels * stack.voxel_ml
+            size = [Measurement(VOLUME, volume, MILLILITRE, method=VOXEL_COUNT)]
+        elif len(free) == 1:
+            row, column = region.pixel
+            size = [Measurement(AREA, region.voxels * row * column, region.area_unit)]
+        key = str(part), str(label.channel)
+        made.append(
+            Finding(
+                number=0,
+                label=label.name if part == 0 else f"{label.name}, part {part + 1}",
+                category=label.category,
+                type=label.type,
+                tracking_uid=derived_uid(job_id, "tracking", "structure", *key, root=uid_root),
+                kind=FindingKind.STRUCTURE,
+                part=part,
+                segment=segment,
+                channel=label.channel,
+                color=label.color,
+                space=place.space,
+                centre=place.centre,
+                box=place.box,
+                slices=place.slices,
+                measurements=tuple(size),
+            )
+        )
+    return tuple(made)
 
 
 def _remarks(region: Region) -> list[str]:

@@ -94,6 +94,11 @@ def legible(analysis: Analysis) -> Analysis:
         analysis,
         findings=tuple(map(spelled, analysis.findings)),
         parts=tuple(
-            replace(part, findings=tuple(map(spelled, part.findings))) for part in analysis.parts
+            replace(
+                part,
+                findings=tuple(map(spelled, part.findings)),
+                structures=tuple(map(spelled, part.structures)),
+            )
+            for part in analysis.parts
         ),
     )

@@ -48,7 +48,7 @@ def _check(made: Sequence[Made], analysis: Analysis, provenance: Provenance) -> 
     _check_identity(objects, analysis.source)
     segs = {item.part: ds for item, ds in objects.items() if item.kind == ResultKind.SEG}
     for index, part in enumerate(analysis.parts):
-        if bool(part.findings) != (index in segs):
+        if bool(part.segments) != (index in segs):
             raise ResultError("a SEG must exist exactly where something was found")
         if index in segs:
             _check_segmentation(segs[index], part)
@@ -96,14 +96,14 @@ def _check_segmentation(seg: Dataset, part: Part) -> None:
         for item in seg.SegmentSequence
         if "TrackingUID" in item  # a LABELMAP's background is a segment, too
     }
-    if segments != {finding.segment: finding.tracking_uid for finding in part.findings}:
+    if segments != {finding.segment: finding.tracking_uid for finding in part.segments}:
         raise ResultError("the SEG's segments are not the findings")
 
 
 def _differing_fractions(values: np.ndarray, part: Part) -> int:
     differing = 0
     assert part.probabilities is not None
-    for finding in part.findings:
+    for finding in part.segments:
         first, last = finding.slices or (0, len(part.label_map) - 1)
         inside = part.label_map[first : last + 1] == finding.segment
         wanted = part.probabilities[finding.channel, first : last + 1].astype(np.float32)
@@ -178,10 +178,12 @@ def _check_report(report: Dataset, analysis: Analysis, segs: dict[int, Dataset])
             if "ReferencedSegmentNumber" in reference:
                 uid = str(reference.ReferencedSOPInstanceUID)
                 segments.add((uid, int(reference.ReferencedSegmentNumber)))
-    if tracked != {finding.tracking_uid for finding in analysis.findings}:
+    told = (*analysis.findings, *analysis.structures)
+    if tracked != {finding.tracking_uid for finding in told}:
         raise ResultError("the SR's tracking UIDs are not the findings'")
     if segments != {
-        (str(segs[finding.part].SOPInstanceUID), finding.segment) for finding in analysis.lesions
+        (str(segs[finding.part].SOPInstanceUID), finding.segment)
+        for finding in (*analysis.lesions, *analysis.structures)
     }:
         raise ResultError("the SR's referenced segments are not the SEGs'")
 

@@ -127,14 +127,12 @@ def png(pages: Sequence[Page]) -> bytes:
 
 def _views(analysis: Analysis) -> list[_View]:
     """The frames to show, each once, in the order of their first finding in the report."""
-    if analysis.lesions:
-        return _grouped(analysis, analysis.lesions)
     classes = [
         finding for finding in analysis.findings if finding.kind is FindingKind.CLASSIFICATION
     ]
     present = [finding for finding in classes if finding.present]
-    if present:
-        return _grouped(analysis, present)
+    if analysis.lesions or present:
+        return _grouped(analysis, [*present, *analysis.lesions])
     if classes:
         return _grouped(analysis, [max(classes, key=lambda finding: finding.probability or 0.0)])
     return [
@@ -187,7 +185,7 @@ def _page(
     images = side * 2 + _GAP if two else side
     page = Image.new("RGB", (images + PANEL_WIDTH, side), "black")
     plain = draw_sides(render(part.stack, view.index, window, side), part.stack)
-    segments = {finding.segment: finding for finding in _lesions_of(analysis, view.part)}
+    segments = {finding.segment: finding for finding in part.segments}
     drawn = draw_outlines(plain.copy(), part.label_map[view.index], segments, view.index)
     lesions = tuple(segments[segment] for segment in sorted(drawn[1]))
     for place, image in enumerate(_images(part, view, plain, drawn[0], two)):
@@ -213,13 +211,10 @@ def _page(
     return Page(np.asarray(page), (shown,))
 
 
-def _lesions_of(analysis: Analysis, part: int) -> list[Finding]:
-    return [finding for finding in analysis.lesions if finding.part == part]
-
-
 def _images(
     part: Part, view: _View, plain: Image.Image, outlined: Image.Image, two: bool
 ) -> list[Image.Image]:
     if part.activation is None:
         return [outlined]
-    return [plain, draw_heat(plain, part.activation[view.index])] if two else [plain]
+    # outlined is the same as plain where nothing was outlined
+    return [outlined, draw_heat(plain, part.activation[view.index])] if two else [outlined]

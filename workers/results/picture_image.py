@@ -136,7 +136,9 @@ def draw_outlines(
             for ends in (finding.axes.long, finding.axes.short):
                 line = [(x * scale[0], y * scale[1]) for x, y in ends]
                 draw.line(line, fill=finding.color, width=1)
-        tags.append(((columns.stop * scale[0] + 3, rows.start * scale[1] - 10), finding))
+        if finding.number:
+            place = (columns.stop * scale[0] + 3, rows.start * scale[1] - 10)
+            tags.append((place, finding))
     for place, finding in tags:  # last, so that no outline runs through a number
         _tag(draw, image, place, finding)
     return image, drawn

@@ -11,7 +11,17 @@ from core.domain import Finding, FindingKind, Measurement
 from core.modelspec import Code
 from workers.analysis import Analysis
 from workers.images.stack import Basis, ImageStack
-from workers.lesions.concepts import AREA, LONG_AXIS, MEAN, SHORT_AXIS, STANDARD_DEVIATION, VOLUME
+from workers.lesions.concepts import (
+    AREA,
+    LONG_AXIS,
+    MAXIMUM,
+    MEAN,
+    PEAK,
+    SHORT_AXIS,
+    STANDARD_DEVIATION,
+    TOTAL_LESION_GLYCOLYSIS,
+    VOLUME,
+)
 from workers.results.picture_text import font, plain, wrapped, writable
 from workers.results.provenance import Provenance
 
@@ -105,6 +115,12 @@ def figures(measurements: Sequence[Measurement]) -> list[str]:
         spread = _derived(measurements, STANDARD_DEVIATION)
         extra = f" (SD {_number(spread.value)})" if spread is not None else ""
         lines.append(f"mean {_quantity(mean)}{extra}")
+    peak, most = _derived(measurements, PEAK), _derived(measurements, MAXIMUM)
+    if peak is not None and most is not None:
+        lines.append(f"max {_quantity(most)}, peak {_quantity(peak)}")
+    glycolysis = _measured(measurements, TOTAL_LESION_GLYCOLYSIS)
+    if glycolysis is not None:
+        lines.append(f"TLG {_quantity(glycolysis)}")
     return lines
 
 
@@ -180,6 +196,7 @@ def _blocks(analysis: Analysis, part: int, shown: Sequence[Finding]) -> list[lis
     ]
     blocks = [_lesion(finding) for finding in shown if finding.kind is FindingKind.LESION]
     blocks += [_class(finding) for finding in classes]
+    blocks += [_structure(finding) for finding in shown if finding.kind is FindingKind.STRUCTURE]
     if classes and analysis.parts[part].activation is not None:
         width = PANEL_WIDTH - 2 * _MARGIN
         blocks.append(
@@ -188,7 +205,7 @@ def _blocks(analysis: Analysis, part: int, shown: Sequence[Finding]) -> list[lis
                 for place, text in enumerate(wrapped(_MAP_CAPTION, font(11), width))
             ]
         )
-    if not any(finding.present for finding in analysis.findings):
+    if not any(finding.present for finding in analysis.findings) and analysis.findings:
         blocks.insert(0, [_Line("nothing found", 15, _WHITE, bold=True, space=14)])
     return blocks
 
@@ -215,12 +232,24 @@ def _class(finding: Finding) -> list[_Line]:
     said = "present" if finding.present else "absent"
     color = finding.color if finding.present else _WHITE
     width = PANEL_WIDTH - 2 * _MARGIN
-    return [
+    lines = [
         _Line(text, 14, color, bold=finding.present, space=10 if place == 0 else 0)
         for place, text in enumerate(
             wrapped(plain(f"{label}{sure}, {said}"), font(14, bold=True), width)
         )
     ]
+    looked = [reading.value.meaning.lower() for reading in finding.evaluations]
+    if looked:
+        where = wrapped(plain(f"looked at: {', '.join(looked)}"), font(12), width)
+        lines += [_Line(text, 12, _GREY) for text in where]
+    return lines
+
+
+def _structure(finding: Finding) -> list[_Line]:
+    """Anatomy: its name in its colour, and its size."""
+    label = finding.label if writable(finding.label) else finding.type.meaning
+    sizes = [line for line in figures(finding.measurements) if line.startswith(("volume", "area"))]
+    return [_Line(plain(label), 13, finding.color, space=12), *(_Line(text) for text in sizes)]
 
 
 def _write(draw: ImageDraw.ImageDraw, lines: Sequence[_Line], top: int) -> int:

@@ -73,14 +73,14 @@ def build_segs(
             the probabilities were not kept.
     """
     return tuple(
-        _build(part, number, provenance, kind) if any(f.segment for f in part.findings) else None
+        _build(part, number, provenance, kind) if part.segments else None
         for number, part in enumerate(analysis.parts)
     )
 
 
 def _build(part: Part, number: int, provenance: Provenance, kind: SegKind) -> Dataset:
     stack = part.stack
-    lesions = [finding for finding in part.findings if finding.segment]
+    lesions = part.segments
     frames = frames_of(part.label_map, [finding.segment for finding in lesions])
     if kind == "labelmap":
         frames = [SegFrame(i) for i in sorted({frame.index for frame in frames})]
@@ -155,11 +155,11 @@ def _pixels(part: Part, frames: Sequence[SegFrame], kind: SegKind) -> bytes:
     if kind == "binary":
         data = binary_bytes(part.label_map, frames)
     elif kind == "labelmap":
-        data = label_bytes(part.label_map, frames, sum(f.segment > 0 for f in part.findings))
+        data = label_bytes(part.label_map, frames, len(part.segments))
     elif part.probabilities is None:
         raise ResultError("a FRACTIONAL SEG needs probabilities, and they were not kept")
     else:
-        channels = {finding.segment: finding.channel for finding in part.findings}
+        channels = {finding.segment: finding.channel for finding in part.segments}
         data = fractional_bytes(part.label_map, frames, part.probabilities, channels)
     return data + b"\0" * (len(data) % 2)
 

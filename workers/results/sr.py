@@ -29,6 +29,8 @@ _TITLE = codes.DCM.ImagingMeasurementReport
 def build_sr(analysis: Analysis, segs: Sequence[Dataset | None], provenance: Provenance) -> Dataset:
     """One group for each finding: TID 1411 or 1410 a lesion, TID 1501 a class or "absent".
 
+    Anatomy that was outlined has a group, too, by its site and without a finding.
+
     COMPLETE, as the algorithm has said all that it will; PRELIMINARY and UNVERIFIED, as nobody
     has looked at it. Its evidence is every instance that was analysed, and the SEGs. The same
     job makes the same bytes.
@@ -43,7 +45,7 @@ def build_sr(analysis: Analysis, segs: Sequence[Dataset | None], provenance: Pro
         ResultError: there is no finding, a lesion has no SEG to refer to, or a measurement is
             not finite.
     """
-    if not analysis.findings:
+    if not (analysis.findings or analysis.structures):
         raise ResultError("a report needs a finding, if only that what was sought is absent")
     source = analysis.source
     # highdicom writes the type 2 attributes and, as `sign` does again, who and when
@@ -106,7 +108,7 @@ def _content(
         items.container(
             Relation.CONTAINS,
             codes.DCM.ImagingMeasurements,
-            [groups.group(finding) for finding in analysis.findings],
+            [groups.group(found) for found in (*analysis.findings, *analysis.structures)],
         ),
     ]
 

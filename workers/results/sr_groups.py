@@ -88,8 +88,10 @@ class Groups:
             items.text(context, codes.DCM.TrackingIdentifier, finding.label),
             items.uid(context, codes.DCM.TrackingUniqueIdentifier, finding.tracking_uid),
             items.code(_CONTAINS, FINDING_CATEGORY, finding.category),
-            items.code(_CONTAINS, codes.DCM.Finding, finding.type),
         ]
+        if finding.kind is FindingKind.STRUCTURE:  # where it is, not what was found there
+            return [*found, items.code(_MODIFIER, FINDING_SITE, finding.type)]
+        found.append(items.code(_CONTAINS, codes.DCM.Finding, finding.type))
         if finding.site is not None:
             side = finding.laterality
             modifier = [items.code(_MODIFIER, LATERALITY, side)] if side is not None else []
@@ -190,12 +192,15 @@ class Groups:
         percent = 100 * finding.probability
         if finding.kind == FindingKind.LESION:
             return [self._number(CERTAINTY_OF_FINDING, percent, PERCENT, derivation=MEAN)]
-        combined = MEAN if self._analysis.spec.output.combine == "mean" else MAXIMUM
+        output = self._analysis.spec.output
+        combined = MEAN if (output.classes or output).combine == "mean" else MAXIMUM
         return [self._number(PROBABILITY, percent, PERCENT, derivation=combined)]
 
     def _evaluations(self, finding: Finding) -> list[bytes]:
         """Present or absent, and every other coded reading (PS3.16 TID 1501, row 10)."""
         items = self._items
+        if finding.kind is FindingKind.STRUCTURE:
+            return []
         found = [items.code(_CONTAINS, finding.type, PRESENT if finding.present else ABSENT)]
         return found + [
             items.code(_CONTAINS, reading.concept, reading.value) for reading in finding.evaluations

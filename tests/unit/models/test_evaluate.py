@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.packages import read_lines, write_config, write_images, write_index
 from typer.testing import CliRunner
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 import cli
 from core.errors import TrainingError
 from core.modelspec import read_spec
-from models.registry import load
-from models.training.evaluate import score_groups, summarise
+from models.registry import Examined, load
+from models.training.evaluate import Judged, score_groups, summarise
 
 KEYS = {
     "n_images": int,
@@ -93,6 +94,40 @@ def test_one_object_as_the_last_line_with_all_its_keys(trained: Path, split: str
     # the blobs are bright: a network that learned anything finds them
     assert summary["dice_volume_mean"] > 0.5
     assert summary["auc"] > 0.8
+
+
+def test_as_dicom_the_scores_are_the_same(trained: Path) -> None:
+    summaries = []
+    for way in ((), ("--as-dicom",)):
+        done = evaluate(trained, "tiny", str(trained / "images"), *way, "--json")
+        assert done.exit_code == 0, done.output
+        summaries.append(json.loads(done.stdout.splitlines()[-1]))
+    plain, wrapped = summaries
+    assert wrapped.keys() == plain.keys()
+    assert wrapped["n_images"] == plain["n_images"]
+    for key in ("dice_mean", "dice_volume_mean", "auc"):
+        assert wrapped[key] == pytest.approx(plain[key], abs=0.03), key  # 32 pixels are few
+
+
+def test_a_refused_image_counts_as_nothing_found(trained: Path) -> None:
+    model = load(read_spec(trained / "out" / "package" / "tiny"), device="cpu")
+    groups = []
+
+    def refuse_the_last(group: Any) -> Judged:
+        groups.append(group.name)
+        refused = np.full(len(group.images), group.name == "g7")
+        if refused.all():
+            return Judged(Examined(None, None, None), refused)
+        return Judged(model.examine(group.images, None), refused)
+
+    scores = score_groups(model, trained / "images", "val", examine=refuse_the_last)
+    refused = scores[-1]
+    assert (refused.name, refused.refused, refused.dice_volume) == ("g7", 4, 0.0)
+    assert refused.dice_slices == (0.0, 0.0, 0.0)
+    assert {chance for chance, _ in refused.presence} == {0.75}  # three of four have a mask
+    summary = summarise(scores)
+    assert summary["n_refused"] == 4
+    assert summary["n_images"] == 12
 
 
 def test_for_a_person_it_is_a_line_for_each_score(trained: Path) -> None:
