@@ -72,6 +72,23 @@ class StepSpec(_Frozen):
     params: dict[str, Any] = {}
 
 
+class WindowSpec(_Frozen):
+    """How a volume that is too large for the network is shown to it: window by window.
+
+    Attributes:
+        size: of a window in voxels after preprocessing: (slices, rows, columns) for a network in
+            3D, (rows, columns) for one in 2D.
+        overlap: share of a window that its neighbour sees, too.
+        blend: "gaussian" trusts a window's middle more than its border; "constant" does not.
+        batch: windows at once.
+    """
+
+    size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    batch: Annotated[int, Field(ge=1)] = 1
+
+
 class NetworkSpec(_Frozen):
     """The network by its name in `models.architectures`, with its parameters."""
 
@@ -201,6 +218,7 @@ class ModelSpec(_Frozen):
         name: the package's name, as routes use it.
         version: the version that jobs and results carry.
         family: coded algorithm family for Algorithm Identification (PS3.16 CID 7162).
+        window: how volumes are cut for the network; None shows it whole slices.
         folder: where the package lies; not part of the file.
     """
 
@@ -214,6 +232,7 @@ class ModelSpec(_Frozen):
     input: InputSpec
     preprocessing: tuple[StepSpec, ...] = ()
     network: NetworkSpec
+    window: WindowSpec | None = None
     weights: WeightsSpec
     output: OutputSpec
     postprocessing: PostprocessingSpec = PostprocessingSpec()
