@@ -231,6 +231,10 @@ class ModelSettings(_Section):
     """`[models]`: where packages lie beside the built-in ones."""
 
     folders: tuple[Path, ...] = Field((), description="Folders that hold model packages")
+    allowed: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        (),
+        description="Hashes of packages whose own code may run (`sentinode models show NAME`)",
+    )
 
 
 class ResultSettings(_Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from core.errors import MemoryShortError, ModelError, ModelSpecError
 from core.modelspec import ModelSpec, WindowSpec, find_specs
 from models.activation import classify_with_maps, scaled
 from models.answer import Answer, as_answer
-from models.architectures import build, on_device
+from models.packages.bundle import BundleNetwork
+from models.packages.opening import open_network
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
-from models.weights import load_weights
 from models.windows import ask_in_windows
 
 Probabilities = npt.NDArray[np.float16]
@@ -61,6 +61,8 @@ class LoadedModel:
             ModelSpecError: a label's channel is none of the network's, or the network does not
                 answer for every pixel.
         """
+        if isinstance(self.network, BundleNetwork):
+            return self._by_bundle(self.network, volume, spacing_mm, progress)
         plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
         if self.spec.window is not None:
             return self._in_windows(plan, volume, self.spec.window, progress)
@@ -190,6 +192,30 @@ class LoadedModel:
                 progress(stop, len(volume))
 
     @torch.inference_mode()
+    def _by_bundle(
+        self,
+        network: BundleNetwork,
+        volume: Volume,
+        spacing_mm: Spacing | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Probabilities:
+        """The bundle's own transforms and inferer do it all, the whole volume at once."""
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                answer = network.answer(volume, spacing_mm, self.device, self._channels)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryShortError(
+                f"{self.spec.name}: a volume of {' × '.join(map(str, volume.shape))} does not fit "
+                f"into the memory of {self.device}",
+                remedy="Use a larger device, or worker.device = 'cpu'.",
+            ) from error
+        if progress is not None:
+            progress(len(volume), len(volume))
+        return answer
+
+    @torch.inference_mode()
     def _in_windows(
         self,
         plan: Preparation,
@@ -311,9 +337,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def load(
-    model: str | ModelSpec, folders: tuple[Path, ...] = (), device: str = "auto"
+    model: str | ModelSpec,
+    folders: tuple[Path, ...] = (),
+    device: str = "auto",
+    allowed: Collection[str] = (),
 ) -> LoadedModel:
     """Load a package, by name or specification, onto "cpu", "cuda" or whatever there is.
+
+    `allowed` are hashes of packages whose own code may run (models.allowed).
 
     Raises:
         ModelError: no package of that name, or no such device.
@@ -326,9 +357,7 @@ def load(
             raise ModelError(f"there is no model {model!r} (there is: {known})")
         model = specs[model]
     place = _device(device)
-    network = build(model.network)
-    load_weights(network, model)
-    network = on_device(network, place).eval().requires_grad_(False)
+    network = open_network(model, place, allowed)
     return LoadedModel(model, network, place, _bfloat16_helps(place))
 
 
