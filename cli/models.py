@@ -14,7 +14,9 @@ from cli.context import console, error_console, load_settings
 if TYPE_CHECKING:
     from core.modelspec import ModelSpec
 
-app = typer.Typer(help="Models: add, list, show, verify, evaluate, merge.", no_args_is_help=True)
+app = typer.Typer(
+    help="Models: add, list, show, verify, evaluate, merge, compress.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -198,3 +200,45 @@ def merge(
     spec = make(packages, folder, mirrored=mirrored)
     size = spec.weights_path.stat().st_size / 1e6
     typer.echo(f"package: {folder} ({len(packages)} members, {size:.1f} MB)")
+
+
+@app.command()
+def compress(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model's name, or a package's folder.")],
+    method: Annotated[str, typer.Option(help="prune, quantise, half or distil.")],
+    data: Annotated[Path, typer.Option(help="A folder with images and an index.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new package.")],
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration of its training, for prune and distil.")
+    ] = None,
+    share: Annotated[float, typer.Option(min=0, max=0.95, help="Of the channels that go.")] = 0.3,
+    epochs: Annotated[int, typer.Option(min=0, help="Of learning afterwards.")] = 5,
+    rate: Annotated[float, typer.Option(help="Learning rate of that.")] = 5e-4,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Quantise without examples: weights only.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Split that both are judged on.")] = "val",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last line.")] = False,
+) -> None:
+    """Make a smaller package of a model, and say what it costs: accuracy, size, speed."""
+    from dataclasses import asdict
+
+    from core.errors import ModelError
+    from models.compression.compare import table
+    from models.compression.compress import METHODS, Options
+    from models.compression.compress import compress as make
+    from models.training.config import read_config
+
+    chosen = next((item for item in METHODS if item == method), None)
+    if chosen is None:
+        raise ModelError(f"there is no method {method!r} (there is: {', '.join(METHODS)})")
+    spec = _spec(name, load_settings(context).models.folders)
+    parsed = read_config(config) if config is not None else None
+    options = Options(share, epochs, rate, dynamic, split)
+    made, lines = make(spec, chosen, out, data.resolve(), options, error_console, parsed)
+    if as_json:
+        typer.echo(json.dumps({"package": str(out), "models": [asdict(line) for line in lines]}))
+        return
+    typer.echo(table(lines))
+    typer.echo(f"package: {out} ({made.name})")

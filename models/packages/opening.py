@@ -11,6 +11,7 @@ from core.modelspec import ModelSpec
 from models.architectures import build, on_device
 from models.packages.bundle import open_bundle
 from models.packages.onnx import open_onnx
+from models.quicker import quicker
 from models.weights import load_weights
 
 BUNDLE, ONNX = "monai_bundle", "onnx"
@@ -26,9 +27,11 @@ def open_network(spec: ModelSpec, device: torch.device, allowed: Collection[str]
         WeightsError: its weights are missing, not those named, or do not fit.
     """
     if spec.network.architecture == BUNDLE:
-        return open_bundle(spec, device, allowed)
+        bundle = open_bundle(spec, device, allowed)
+        return quicker(bundle) if device.type == "cpu" else bundle
     if spec.network.architecture == ONNX:
         return open_onnx(spec, device).eval()
     network = build(spec.network)
     load_weights(network, spec)
-    return on_device(network, device).eval().requires_grad_(False)
+    network = on_device(network, device).eval().requires_grad_(False)
+    return quicker(network) if device.type == "cpu" else network
