@@ -79,6 +79,23 @@ class StepSpec(_Frozen):
     params: dict[str, Any] = {}
 
 
+class WindowSpec(_Frozen):
+    """How a volume that is too large for the network is shown to it: window by window.
+
+    Attributes:
+        size: of a window in voxels after preprocessing: (slices, rows, columns) for a network in
+            3D, (rows, columns) for one in 2D.
+        overlap: share of a window that its neighbour sees, too.
+        blend: "gaussian" trusts a window's middle more than its border; "constant" does not.
+        batch: windows at once.
+    """
+
+    size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2, max_length=3)]
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    blend: Literal["gaussian", "constant"] = "gaussian"
+    batch: Annotated[int, Field(ge=1)] = 1
+
+
 class NetworkSpec(_Frozen):
     """The network by its name in `models.architectures`, with its parameters."""
 
@@ -266,6 +283,7 @@ class ModelSpec(_Frozen):
         version: the version that jobs and results carry.
         family: coded algorithm family for Algorithm Identification (PS3.16 CID 7162).
         network, weights: of no meaning where there is a rule.
+        window: how volumes are cut for the network; None shows it whole slices.
         folder: where the package lies; not part of the file.
     """
 
@@ -280,6 +298,7 @@ class ModelSpec(_Frozen):
     preprocessing: tuple[StepSpec, ...] = ()
     rule: RuleSpec | None = None
     network: NetworkSpec = NetworkSpec(architecture="none")
+    window: WindowSpec | None = None
     weights: WeightsSpec = WeightsSpec(file="none", sha256="0" * 64)
     output: OutputSpec
     postprocessing: PostprocessingSpec = PostprocessingSpec()

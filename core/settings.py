@@ -246,6 +246,10 @@ class ModelSettings(_Section):
         description="Of a model that is a rule: what it looks for, by the names in its "
         'model.toml, or as "LOW..HIGH" in its unit; default: its own choice',
     )
+    allowed: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        (),
+        description="Hashes of packages whose own code may run (`sentinode models show NAME`)",
+    )
 
 
 class ResultSettings(_Section):

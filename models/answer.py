@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 
 def as_answer(given: torch.Tensor | Answer) -> Answer:
-    """A plain tensor is an answer for every pixel when it has four axes, else for each image."""
+    """A plain tensor with four axes or more answers for every pixel, else for each image."""
     if isinstance(given, Answer):
         return given
-    return Answer(pixels=given) if given.ndim == 4 else Answer(image=given)
+    return Answer(pixels=given) if given.ndim >= 4 else Answer(image=given)

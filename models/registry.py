@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from core.errors import MemoryShortError, ModelError, ModelSpecError
-from core.modelspec import ModelSpec, find_specs
+from core.modelspec import ModelSpec, WindowSpec, find_specs
 from models.activation import classify_with_maps, scaled
 from models.answer import Answer, as_answer
-from models.architectures import build, on_device
+from models.architectures import on_device
 from models.domain import Domain, Strange, read_domain
+from models.packages.bundle import BundleNetwork
+from models.packages.opening import open_network
 from models.preprocessing import Preparation, Spacing, Volume, prepare_volume
-from models.weights import load_weights
+from models.windows import ask_in_windows
 
 Probabilities = npt.NDArray[np.float16]
 Scores = npt.NDArray[np.float32]
@@ -87,7 +89,11 @@ class LoadedModel:
             ModelSpecError: a label's channel is none of the network's, or the network does not
                 answer for every pixel.
         """
+        if isinstance(self.network, BundleNetwork):
+            return self._by_bundle(self.network, volume, spacing_mm, progress)
         plan = prepare_volume(self.spec.preprocessing, volume, spacing_mm)
+        if self.spec.window is not None:
+            return self._in_windows(plan, volume, self.spec.window, progress)
         answer = np.empty((self._channels, *volume.shape), dtype=np.float16)
 
         def ask(start: int, stop: int) -> None:
@@ -233,6 +239,64 @@ class LoadedModel:
                 progress(stop, len(volume))
 
     @torch.inference_mode()
+    def _by_bundle(
+        self,
+        network: BundleNetwork,
+        volume: Volume,
+        spacing_mm: Spacing | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> Probabilities:
+        """The bundle's own transforms and inferer do it all, the whole volume at once."""
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                answer = network.answer(volume, spacing_mm, self.device, self._channels)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryShortError(
+                f"{self.spec.name}: a volume of {' × '.join(map(str, volume.shape))} does not fit "
+                f"into the memory of {self.device}",
+                remedy="Use a larger device, or worker.device = 'cpu'.",
+            ) from error
+        if progress is not None:
+            progress(len(volume), len(volume))
+        return answer
+
+    @torch.inference_mode()
+    def _in_windows(
+        self,
+        plan: Preparation,
+        volume: Volume,
+        window: WindowSpec,
+        progress: Callable[[int, int], None] | None,
+    ) -> Probabilities:
+        """See `models.windows`."""
+
+        def ask(images: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                given = self.network(images.to(self.device))
+            return self._pixels(given)
+
+        try:
+            return ask_in_windows(
+                ask,
+                lambda logits: self._activated(plan.restore(logits)),
+                plan,
+                volume,
+                window,
+                self._channels,
+                progress,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryShortError(
+                f"{self.spec.name}: a window of {' × '.join(map(str, window.size))} does not fit "
+                f"into the memory of {self.device}",
+                remedy="Use a larger device, worker.device = 'cpu', or a smaller window.",
+            ) from error
+
+    @torch.inference_mode()
     def _segment(self, plan: Preparation, prepared: torch.Tensor) -> Probabilities:
         """(channels, slices, rows, columns)."""
         images = prepared.to(self.device, memory_format=torch.channels_last)
@@ -241,13 +305,21 @@ class LoadedModel:
         return self._probabilities(plan, given)
 
     def _probabilities(self, plan: Preparation, given: torch.Tensor | Answer) -> Probabilities:
-        logits = as_answer(given).pixels
-        logits = self._check(logits, given, "one answer for every pixel", self._channels)
-        if self.spec.output.activation == "softmax":  # over all channels, labelled or not
-            probabilities = plan.restore(logits.float()).softmax(dim=1)[:, : self._channels]
-        else:
-            probabilities = plan.restore(logits[:, : self._channels].float()).sigmoid()
+        logits = self._pixels(given)
+        if self.spec.output.activation == "sigmoid":  # channels without a label are not needed
+            logits = logits[:, : self._channels]
+        probabilities = self._activated(plan.restore(logits.float()))
         return probabilities.half().movedim(1, 0).cpu().numpy()
+
+    def _pixels(self, given: torch.Tensor | Answer) -> torch.Tensor:
+        logits = as_answer(given).pixels
+        return self._check(logits, given, "one answer for every pixel", self._channels)
+
+    def _activated(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities of the channels up to the last one that has a label."""
+        if self.spec.output.activation == "softmax":  # over all channels, labelled or not
+            return logits.softmax(dim=1)[:, : self._channels]
+        return logits[:, : self._channels].sigmoid()
 
     @torch.no_grad()
     def _classify(
@@ -319,9 +391,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def load(
-    model: str | ModelSpec, folders: tuple[Path, ...] = (), device: str = "auto"
+    model: str | ModelSpec,
+    folders: tuple[Path, ...] = (),
+    device: str = "auto",
+    allowed: Collection[str] = (),
 ) -> LoadedModel:
     """Load a package, by name or specification, onto "cpu", "cuda" or whatever there is.
+
+    `allowed` are hashes of packages whose own code may run (models.allowed).
 
     Raises:
         ModelError: no package of that name, or no such device.
@@ -336,9 +413,7 @@ def load(
     if model.rule is not None:
         raise ModelError(f"{model.name} is a rule: it has no network to load")
     place = _device(device)
-    network = build(model.network)
-    load_weights(network, model)
-    network = on_device(network, place).eval().requires_grad_(False)
+    network = open_network(model, place, allowed)
     return LoadedModel(model, network, place, _bfloat16_helps(place), read_domain(model))
 
 

@@ -31,11 +31,11 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype = torch.floa
     return sha256(path)
 
 
-def load_weights(network: nn.Module, spec: ModelSpec) -> None:
-    """Read the package's weights into `network`, as float32.
+def read_weights(spec: ModelSpec) -> bytes:
+    """The package's weights file, checked.
 
     Raises:
-        WeightsError: they are missing, not the ones that the specification names, or do not fit.
+        WeightsError: it is missing, or not the one that the specification names.
     """
     path = spec.weights_path
     try:
@@ -49,6 +49,16 @@ def load_weights(network: nn.Module, spec: ModelSpec) -> None:
             f"(SHA-256 {found[:12]}…, not {spec.weights.sha256[:12]}…)",
             remedy="It was truncated or changed. Install the package again.",
         )
+    return data
+
+
+def load_weights(network: nn.Module, spec: ModelSpec) -> None:
+    """Read the package's weights into `network`, as float32.
+
+    Raises:
+        WeightsError: they are missing, not the ones that the specification names, or do not fit.
+    """
+    data = read_weights(spec)
     try:
         tensors = {
             name: value.float() if value.is_floating_point() else value

@@ -28,6 +28,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._folders: tuple[Path, ...] = settings.models.folders
+        self._allowed = settings.models.allowed
         self._worker = settings.worker
         self._loaded: dict[tuple[str, str, str], LoadedModel] = {}
 
@@ -78,7 +79,7 @@ class Models:
                 torch.set_num_threads(self._worker.threads)
             for other in [item for item in self._loaded if item[0] == spec.name]:
                 del self._loaded[other]  # an earlier version, or another device: not kept
-            known = self._loaded[key] = load(spec, device=place)
+            known = self._loaded[key] = load(spec, device=place, allowed=self._allowed)
             log.info(
                 "model_loaded", model=spec.name, version=spec.version, device=str(known.device)
             )

@@ -12,13 +12,16 @@ from torch import nn
 from core.errors import ModelSpecError
 from core.modelspec import NetworkSpec
 from models.architectures.cascade import cascade
-from models.architectures.classifiers import densenet, resnet
+from models.architectures.classifiers import densenet, efficientnet, resnet
 from models.architectures.cnn import cnn
 from models.architectures.ensemble import ensemble
+from models.architectures.fcn import fcn
 from models.architectures.multitask import multitask2d
 from models.architectures.threshold import threshold
-from models.architectures.unet import unet2d
+from models.architectures.unet import unet2d, unet3d
 from models.architectures.zones import zones
+
+_VOLUMES = 5  # axes of a 3D convolution's weights
 
 
 def _part(network: Mapping[str, Any]) -> nn.Module:
@@ -32,11 +35,14 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cascade": partial(cascade, _part),
     "cnn": cnn,
     "densenet": densenet,
+    "efficientnet": efficientnet,
     "ensemble": partial(ensemble, _part),
+    "fcn": fcn,
     "multitask2d": multitask2d,
     "resnet": resnet,
     "threshold": threshold,
     "unet2d": unet2d,
+    "unet3d": unet3d,
     "zones": zones,
 }
 
@@ -63,4 +69,6 @@ def build(network: NetworkSpec) -> nn.Module:
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device, its weights in the order that convolutions are quickest in."""
     moved: nn.Module = network.to(device)
+    if any(weight.ndim == _VOLUMES for weight in moved.parameters()):
+        return moved  # that order is for images; mixed networks stay as they are
     return cast("nn.Module", moved.to(memory_format=torch.channels_last))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Classifiers of whole images from MONAI: DenseNet and ResNet, also small ones."""
+"""Classifiers of whole images from MONAI: DenseNet, EfficientNet and ResNet, also small ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from monai.networks.nets.densenet import DenseNet
+from monai.networks.nets.efficientnet import EfficientNetBN
 from monai.networks.nets.resnet import ResNet, ResNetBlock
 from torch import nn
 
@@ -43,6 +44,23 @@ def densenet(
         block_config=tuple(block_config),
         norm=_norm(norm),
         dropout_prob=dropout,
+    )
+
+
+def efficientnet(in_channels: int = 1, out_channels: int = 2, size: int = 0) -> nn.Module:
+    """An EfficientNet (Tan and Le 2019), B0 to B7 by `size`: to logits (batch, out).
+
+    Raises:
+        ValueError: no such size.
+    """
+    if size not in range(8):
+        raise ValueError(f"there is no EfficientNet-B{size}")
+    return EfficientNetBN(
+        f"efficientnet-b{size}",
+        pretrained=False,
+        spatial_dims=2,
+        in_channels=in_channels,
+        num_classes=out_channels,
     )
 
 

@@ -12,6 +12,7 @@ from core.errors import ModelSpecError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
@@ -31,7 +32,10 @@ def cnn(
     dense: int = 128,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Convolution, activation and 2 × 2 max pooling, once for each of `channels`; two dense layers.
+    """The sequential CNN: convolution, activation, 2 × 2 max pooling for each of `channels`.
+
+    Then flatten, a dense layer with `dense` features (none with 0) and the dense layer of the
+    logits. The head is the specification's `output.activation`: softmax, or sigmoid.
 
     (batch, in, rows, columns) to logits (batch, out). The first dense layer sees every place of
     the last block, so the input's size is part of the network: let the preprocessing `resize`
@@ -57,11 +61,14 @@ def cnn(
         layers[f"pooling{block}"] = nn.MaxPool2d(2)
         features = wider
     layers["flatten"] = nn.Flatten()
-    layers["dense"] = nn.Linear(features * (rows // shrink) * (columns // shrink), dense)
-    layers["activation"] = ACTIVATIONS[activation]()
+    features *= (rows // shrink) * (columns // shrink)
+    if dense:
+        layers["dense"] = nn.Linear(features, dense)
+        layers["activation"] = ACTIVATIONS[activation]()
+        features = dense
     if dropout:
         layers["dropout"] = nn.Dropout(dropout)
-    layers["logits"] = nn.Linear(dense, out_channels)
+    layers["logits"] = nn.Linear(features, out_channels)
     return nn.Sequential(layers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from monai.networks.nets.unet import UNet
 from torch import nn
@@ -40,3 +41,37 @@ def unet2d(
     if not head_features:
         return unet
     return nn.Sequential(unet, nn.Conv2d(head_features, out_channels, kernel_size=1))
+
+
+def unet3d(
+    in_channels: int = 1,
+    out_channels: int = 1,
+    channels: Sequence[int] = (16, 32, 64, 128),
+    strides: Sequence[int | Sequence[int]] = (),
+    num_res_units: int = 1,
+    norm: str = "instance",
+    dropout: float = 0.0,
+) -> nn.Module:
+    """A 3D U-Net (Çiçek et al. 2016): (batch, in, slices, rows, columns) to logits of that size.
+
+    `strides` says how much each level shrinks the one above, one number or (slices, rows,
+    columns); 2 each way without it. Where slices are thick, (1, 2, 2) keeps their number. Asked
+    through `[window]`, whose sides must be multiples of the product of the strides.
+
+    Raises:
+        ValueError: not one stride between any two levels.
+    """
+    wanted = list(strides) or [2] * (len(channels) - 1)
+    steps: list[Any] = [step if isinstance(step, int) else tuple(step) for step in wanted]
+    if len(steps) != len(channels) - 1:
+        raise ValueError(f"{len(channels)} levels have {len(channels) - 1} strides between them")
+    return UNet(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        channels=list(channels),
+        strides=steps,
+        num_res_units=num_res_units,
+        norm=(norm, {"affine": True}),
+        dropout=dropout,
+    )

@@ -46,9 +46,8 @@ def read_checkpoint(path: Path, config: Config, device: torch.device) -> dict[st
 def _essence(config: Config) -> str:
     """What the weights depend on: a corrected title or a moved folder does not stop a resume."""
     parts = {"preprocessing", "network", "augmentation", "training"}
-    return config.model_dump_json(
-        include={
-            **dict.fromkeys(parts, True),
-            "data": {"size", "monitor", "folds", "fold", "labels", "unbiased"},
-        }
-    )
+    data = {"size", "monitor", "folds", "fold", "labels", "unbiased"}
+    # what came later counts only where it is used, or older trainings could not go on
+    if config.data.depth:
+        data.add("depth")
+    return config.model_dump_json(include={**dict.fromkeys(parts, True), "data": data})

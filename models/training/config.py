@@ -17,6 +17,7 @@ from core.modelspec import (
     OutputSpec,
     PostprocessingSpec,
     StepSpec,
+    WindowSpec,
 )
 
 
@@ -42,6 +43,7 @@ class DataConfig(_Frozen):
         folder: with an index.csv; relative to the configuration file.
         size: rows and columns of a training image; larger ones are cropped at the centre,
             smaller ones padded.
+        depth: slices of a training stack, for a network in 3D; 0 trains on single slices.
         monitor: share of the training groups that is held out, to watch the training.
         folds, fold: cross-validation by group: the groups are dealt into `folds` parts, of
             which the one numbered `fold` (from 1) is held out instead of `monitor`.
@@ -53,6 +55,7 @@ class DataConfig(_Frozen):
 
     folder: Path
     size: Annotated[int, Field(ge=16)] = 256
+    depth: Annotated[int, Field(ge=0)] = 0
     monitor: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     folds: Annotated[int, Field(ge=0, le=50)] = 0
     fold: Annotated[int, Field(ge=0)] = 0
@@ -178,6 +181,7 @@ class Config(_Frozen):
     input: InputSpec
     preprocessing: tuple[StepSpec, ...] = ()
     network: NetworkSpec
+    window: WindowSpec | None = None
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig
     output: OutputSpec

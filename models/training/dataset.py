@@ -21,8 +21,8 @@ class Images:
     """Training images ready for the network.
 
     Attributes:
-        images: (n, channels, size, size).
-        masks: (n, 1, size, size).
+        images: (n, channels, size, size); with `data.depth` the channels are neighbouring slices.
+        masks: (n, 1, size, size), or one for each of those slices.
         classes: (n,) int64, the class of each image; empty without classes.
         weights: (n,): how much each image's class counts.
     """
@@ -114,8 +114,14 @@ def to_images(groups: list[Group], config: Config) -> Images:
             masked = (masked >= 0.5).float()
         if any(plan.padding):
             masked = functional.pad(masked, plan.padding)
-        images.append(_fit(prepared, size, plan.fill))
-        masks.append(_fit(masked, size, 0.0))
+        shown, outlined = _fit(prepared, size, plan.fill), _fit(masked, size, 0.0)
+        if config.data.depth:
+            shown, outlined = (_stacks(item, config.data.depth) for item in (shown, outlined))
+        images.append(shown)
+        masks.append(outlined)
+    if config.data.depth:
+        together = torch.cat(images)
+        return Images(together, torch.cat(masks), torch.tensor([]), torch.ones(len(together)))
     entries = [entry for group in groups for entry in group.entries]
     labels = config.data.labels
     classes = torch.tensor([labels[entry.label] for entry in entries] if labels else [])
@@ -126,6 +132,18 @@ def to_images(groups: list[Group], config: Config) -> Images:
         counts = torch.bincount(classes, minlength=config.data.classes).clamp_min(1)
         heavy = heavy * (len(entries) / len(counts) / counts)[classes]
     return Images(torch.cat(images), torch.cat(masks), classes.long(), heavy.float())
+
+
+def _stacks(slices: torch.Tensor, depth: int) -> torch.Tensor:
+    """(slices, 1, rows, columns) to (stacks, depth, rows, columns), half of each in the next.
+
+    The last slice stands in for those that a short volume lacks.
+    """
+    count = len(slices)
+    starts = sorted({*range(0, max(1, count - depth), max(1, depth // 2)), max(0, count - depth)})
+    return torch.stack(
+        [slices[torch.arange(at, at + depth).clamp(max=count - 1), 0] for at in starts]
+    )
 
 
 def _against_bias(groups: list[Group], classes: torch.Tensor) -> torch.Tensor:

@@ -46,6 +46,8 @@ def export(network: nn.Module, config: Config, config_name: str, folder: Path) -
             "labels": config.data.labels,
         },
     }
+    if config.window is not None:
+        content["window"] = config.window.model_dump(mode="json")
     text = tomli_w.dumps(content, multiline_strings=False)
     (folder / SPEC_FILE).write_text(text, encoding="utf-8")
     return read_spec(folder)

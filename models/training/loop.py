@@ -113,9 +113,11 @@ class Training:
         except (RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"the network does not take images of {size} × {size}: {error}",
-                remedy="data.size must be a multiple of 2 to the number of levels less one.",
+                remedy="data.size (and data.depth, which a network in 3D needs) must be a multiple "
+                "of 2 to the number of levels less one.",
             ) from error
-        if answer.pixels is not None and answer.pixels.shape[1] != 1:
+        masks = max(1, self.config.data.depth)
+        if answer.pixels is not None and answer.pixels.shape[1] != masks:
             raise TrainingError(
                 f"the network makes {answer.pixels.shape[1]} channels, a mask has one"
             )
@@ -136,9 +138,19 @@ class Training:
         """Forward pass; a cascade's classifier is shown the masks where that is wanted."""
         images = batch.images.to(self.device, memory_format=torch.channels_last)
         with self._autocast():
+            if self.config.data.depth:
+                # slices were channels for the augmentation; the network sees them as an axis
+                answer = as_answer(network(images.unsqueeze(1).contiguous()))
+                return answer if answer.pixels is None else self._of_slices(answer, answer.pixels)
             if self.config.training.regions:
                 return as_answer(network(images, batch.masks.to(self.device)))
             return as_answer(network(images))
+
+    @staticmethod
+    def _of_slices(answer: Answer, pixels: torch.Tensor) -> Answer:
+        if pixels.shape[1] != 1:
+            raise TrainingError(f"the network makes {pixels.shape[1]} channels, a mask has one")
+        return answer._replace(pixels=pixels.squeeze(1))
 
     def resume(self) -> bool:
         """Go on from the checkpoint in the folder; False when there is none.

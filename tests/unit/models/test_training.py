@@ -21,10 +21,12 @@ from support.packages import (
 )
 
 from core.errors import TrainingError
-from models.training.checkpoint import CHECKPOINT
+from models.registry import load
+from models.training.checkpoint import CHECKPOINT, _essence
 from models.training.config import Config, read_config
 from models.training.data import read_groups, read_index
 from models.training.dataset import split
+from models.training.export import export
 from models.training.loop import Training
 
 
@@ -377,3 +379,32 @@ def test_the_configurations_that_are_delivered_are_whole() -> None:
     assert paths
     for path in paths:
         read_config(path)
+
+
+def test_a_network_in_3d_trains_on_stacks_and_is_asked_through_windows(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", train=3, val=1, slices=6)
+    config = write_config(
+        tmp_path / "config.toml",
+        folder,
+        data={"size": 16, "depth": 4},
+        preprocessing=[{"name": "standardise_volume"}],
+        network={"architecture": "unet3d", "params": {"channels": [4, 8, 8]}},
+        window={"size": [4, 16, 16], "overlap": 0.5},
+        training={"epochs": 2, "batch_size": 2},
+    )
+    parsed = read_config(config)
+    training = Training(parsed, tmp_path / "run")
+    assert tuple(training.data.images.shape) == (6, 4, 16, 16)  # 3 volumes, 2 stacks of each
+    network = training.run(Console(quiet=True))
+    assert np.isfinite([epoch.loss for epoch in training.history]).all()
+    spec = export(network, parsed, "config.toml", tmp_path / "package")
+    answer = load(spec, device="cpu").predict(np.ones((7, 20, 33), np.float32), None)
+    assert answer.shape == (1, 7, 20, 33)
+
+
+def test_trainings_from_before_stacks_go_on(tmp_path: Path) -> None:
+    """Their checkpoint knows nothing of `data.depth`."""
+    config = read_config(write_config(tmp_path / "c.toml", write_images(tmp_path / "images")))
+    assert "depth" not in _essence(config)
+    deep = config.model_copy(update={"data": config.data.model_copy(update={"depth": 4})})
+    assert _essence(deep) != _essence(config)

@@ -1,0 +1,1 @@
+"""Smaller and quicker packages out of a package: pruned, quantised, halved, distilled."""
