@@ -6,7 +6,8 @@ The report may come on the same association, or on a new one to our door (`node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -62,7 +63,9 @@ class Listener:
 
     def __init__(self, take: Callable[[CommitReport], None]) -> None:
         self._take = take
+        self._taken: set[str] = set()
         self._reported: set[str] = set()
+        self._answering = 0
         self._changed = threading.Condition()
 
     @property
@@ -70,10 +73,47 @@ class Listener:
         """For `node.dimse.scu.associate`."""
         return [(evt.EVT_N_EVENT_REPORT, self._on_report)]
 
+    def serve(self, association: Association) -> None:
+        """Answer reports without touching the flag that a question or a release waits for.
+
+        pynetdicom 3.0 serves a report in a thread of its own, and clears that flag when it is
+        done: who begins to send at that moment would wait for ever.
+        """
+        serve = association._serve_request
+
+        def serve_request(message: Any, context_id: int) -> None:
+            context = association._accepted_cx.get(context_id)
+            if isinstance(message, N_EVENT_REPORT) and context is not None:
+                with self._answers():
+                    StorageCommitmentServiceClass(association).SCP(message, context)
+            else:
+                serve(message, context_id)
+
+        association._serve_request = serve_request  # type: ignore[method-assign, assignment]
+
     def wait_for(self, transaction_uids: set[str], seconds: float) -> None:
-        """Wait until all these were reported, or so long."""
+        """Wait until all these were reported and the reports answered, or so long.
+
+        A report that came is answered in any case before this returns: once the release is
+        requested no answer may be sent (PS3.8 Section 7.2).
+        """
         with self._changed:
             self._changed.wait_for(lambda: transaction_uids <= self._reported, seconds)
+            self._changed.wait_for(lambda: not self._answering, seconds)
+
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        """While a report is taken and its answer handed on."""
+        with self._changed:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._answering -= 1
+                if not self._answering:
+                    self._reported |= self._taken
+                self._changed.notify_all()
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         try:
@@ -84,24 +124,5 @@ class Listener:
         except LedgerError:
             return _PROCESSING_FAILURE, None
         with self._changed:
-            self._reported.add(report.transaction_uid)
-            self._changed.notify_all()
+            self._taken.add(report.transaction_uid)
         return _SUCCESS, None
-
-
-def serve_reports_quietly(association: Association) -> None:
-    """Answer reports without touching the flag that a question or a release waits for.
-
-    pynetdicom 3.0 serves a report in a thread of its own, and clears that flag when it is done:
-    who begins to send at that moment would wait for ever.
-    """
-    serve = association._serve_request
-
-    def serve_request(message: Any, context_id: int) -> None:
-        context = association._accepted_cx.get(context_id)
-        if isinstance(message, N_EVENT_REPORT) and context is not None:
-            StorageCommitmentServiceClass(association).SCP(message, context)
-        else:
-            serve(message, context_id)
-
-    association._serve_request = serve_request  # type: ignore[method-assign, assignment]

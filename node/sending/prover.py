@@ -26,7 +26,6 @@ from node.sending.commit import (
     Listener,
     commit_contexts,
     request,
-    serve_reports_quietly,
 )
 from node.sending.judge import backoff
 from node.sending.readback import find_contexts, listed
@@ -161,7 +160,7 @@ class Prover:
             with associate(
                 own, address, commit_contexts(), timeout, listener.handlers
             ) as association:
-                serve_reports_quietly(association)
+                listener.serve(association)
                 talking = True
                 while commitment is not None:
                     status = request(association, commitment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
@@ -227,9 +230,18 @@ def make_world(
     return make
 
 
+@pytest.mark.parametrize("answer_takes", [0.0, 0.5])
 def test_what_is_committed_to_on_the_same_association_is_committed(
-    make_world: Callable[..., World],
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, answer_takes: float
 ) -> None:
+    send = DIMSEServiceProvider.send_msg
+
+    def slowly(self: DIMSEServiceProvider, primitive: Any, context_id: int) -> None:
+        if isinstance(primitive, N_EVENT_REPORT) and primitive.MessageIDBeingRespondedTo:
+            time.sleep(answer_takes)
+        send(self, primitive, context_id)
+
+    monkeypatch.setattr(DIMSEServiceProvider, "send_msg", slowly)
     world = make_world(commit=True, find=True)
     uids = world.forward()
     with archive(world.port) as pacs:
