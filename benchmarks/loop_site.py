@@ -34,6 +34,8 @@ SLICES, SHAPE = 24, (256, 256)
 DIFFERENT = 6  # heads; every study is one of them under new UIDs
 
 CONFIG = """
+[web]
+enabled = false
 [node]
 host = "127.0.0.1"
 port = {port}

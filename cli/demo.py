@@ -102,6 +102,8 @@ port = {port}
 [storage]
 data = "{data}"
 min_free_mb = 100
+[web]
+enabled = false
 [completeness]
 quiet_seconds = 2
 [[peers]]

@@ -30,6 +30,8 @@ _EVENT = re.compile(r"[a-z]+(_[a-z]+)*")
 
 # What each log event means to an administrator. A new event needs a line here.
 EVENTS = {
+    "audit_not_told": "The syslog server of the audit trail is away; `reason` says how. What it "
+    "missed is in the file.",
     "association_end_not_written": "The disk did not take the end of an association; it is tried "
     "again every few seconds, and its series wait.",
     "association_cut": "A peer broke the rules of the protocol, fell silent in the middle of "
@@ -123,6 +125,8 @@ EVENTS = {
     "no_fallback": "A destination refused an object, and nothing else can be made of it that it "
     "takes; `reason` says more.",
     "notice_filed": "What a peer told us beside images is in the ledger.",
+    "notice_not_told": "A webhook did not take a notice; `reason` says why. It is told again for "
+    "a day.",
     "notice_taken": "What a peer told us beside images is safe on the disk.",
     "notice_unreadable": "A spooled notice could not be read or filed. It is kept under `kept_as`.",
     "object_not_given": "An object was not sent to who asked for it by C-GET or C-MOVE; `error` "
@@ -140,6 +144,8 @@ EVENTS = {
     "object_refused": "A destination takes no object of this SOP class. It is remembered for "
     "`delivery.relearn_hours`, or until `sentinode retry`.",
     "object_sent": "A destination has an object.",
+    "pages_closed": "The role web ended.",
+    "pages_open": "The pages, the HTTP interface and DICOMweb are served at `url`.",
     "query_failed": "A destination answers our query for what it was sent with an error. After "
     "some times its answer to C-STORE must do as proof.",
     "query_answered": "A peer's query or retrieval was answered; `objects` were told or sent, "
@@ -147,6 +153,9 @@ EVENTS = {
     "query_refused": "A peer's query or retrieval was not taken. `status` is what it was told, "
     "`reason` why.",
     "query_trouble": "An unforeseen error in a query or retrieval, with its traceback.",
+    "request_failed": "A request over HTTP could not be served; `reason` names the kind of error.",
+    "request_trouble": "An unforeseen error while a request was served, and where. Its message is "
+    "left out: it may quote a patient's name.",
     "rendition_done": "An object was made in place of a refused one, and is due at `destinations`.",
     "rendition_failed": "An object in place of a refused one cannot be made; `reason` says why. "
     "What comes after it is tried.",
@@ -590,6 +599,19 @@ def _tree(kind: Any) -> Iterator[Any]:
             yield from _tree(child)
 
 
+def metrics_table() -> str:
+    """What `/metrics` tells."""
+    from core.counters import COUNTERS
+    from node.web.health import GAUGES
+
+    found = {f"{name}_total": about for name, about in COUNTERS.items()} | GAUGES
+    rows = (
+        (_code(name), ", ".join(map(_code, labels)), text)
+        for name, (labels, text) in sorted(found.items())
+    )
+    return "\n".join(_table(("metric", "labels", "what it says"), rows))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "commands": commands_table,
@@ -597,6 +619,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "job-states": job_states,
     "transfer-states": transfer_states,
     "log-events": events_table,
+    "metrics": metrics_table,
     "contexts": contexts_table,
     "proposed": proposed_table,
     "policy": policy_table,

@@ -27,7 +27,7 @@ MOST_COUNTED = 1000
 # With so many studies or fewer their jobs are looked up; with more the jobs are walked through.
 _FEW_STUDIES = 400
 _JOB_ID = re.compile(r"[0-9a-f]{6,8}(-[0-9a-f-]*)?")
-_UID = re.compile(r"[0-9]+(\.[0-9]+){3,}")
+_UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
 _Line = TypeVar("_Line")
 _Key = TypeVar("_Key")
 

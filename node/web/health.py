@@ -129,8 +129,8 @@ def _of_ledger(figures: Figures) -> dict[str, dict[tuple[str, ...], float]]:
     destinations = figures.destinations
     return {
         "sentinode_ledger_up": {(): 1},
-        "sentinode_jobs": {**figures.jobs},
-        "sentinode_transfers": {**figures.transfers},
+        "sentinode_jobs": {key: float(value) for key, value in figures.jobs.items()},
+        "sentinode_transfers": {key: float(value) for key, value in figures.transfers.items()},
         "sentinode_destination_failures": {(item.name,): item.failures for item in destinations},
         "sentinode_destination_paused": {(item.name,): item.paused for item in destinations},
         "sentinode_destination_last_success_seconds": {

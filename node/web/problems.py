@@ -99,9 +99,8 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     # only where it happened: its message and its frames may hold a patient's name
-    log.error(
-        "request_trouble", path=getattr(request.scope.get("route"), "path", ""), error=_where(error)
-    )
+    path = getattr(request.scope.get("route"), "path", "")
+    log.error("request_trouble", path=path, error=_where(error))
     return answer(request, 500, "an unforeseen error; its place is in the log")
 
 

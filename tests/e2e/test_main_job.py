@@ -40,6 +40,8 @@ from core.settings import Settings, load
 pytestmark = pytest.mark.timeout(240)
 
 CONFIG = """
+[web]
+enabled = false
 [node]
 host = "127.0.0.1"
 port = {port}

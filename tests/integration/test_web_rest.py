@@ -109,7 +109,12 @@ def test_one_job_is_told_with_its_whole_life(fresh: Site) -> None:
         transfers = client.get("/api/v1/transfers", params={"state": "due"}).json()
         assert [item["destination"] for item in transfers["items"]] == ["pacs"]
         assert client.get("/api/v1/transfers", params={"study": "1.2.2"}).json()["items"] == []
-        assert client.get("/api/v1/jobs/counts").json() == {"done": 1, "failed": 1, "waiting": 1}
+        counts = client.get("/api/v1/jobs/counts").json()
+        assert {name: number for name, number in counts.items() if number} == {
+            "done": 1,
+            "failed": 1,
+            "waiting": 1,
+        }
 
 
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/studies"])

@@ -120,12 +120,13 @@ def of_instance(holding: Holding, header: dict[str, Any], base: str) -> dict[str
     return to_json(values)
 
 
-def only(line: dict[str, Any], fields: set[str], level: str, *, everything: bool) -> dict[str, Any]:
-    """A line with what is always in an answer of its level and those above, and with `fields`."""
+def only(
+    line: dict[str, Any], fields: set[str], levels: tuple[str, ...], *, everything: bool
+) -> dict[str, Any]:
+    """A line with what is always in an answer of these levels, and with `fields`."""
     if everything:
         return line
-    levels = list(_ALWAYS)
-    wanted = {name for above in levels[: levels.index(level) + 1] for name in _ALWAYS[above]}
+    wanted = {name for level in levels for name in _ALWAYS[level]}
     wanted |= fields | {"StudyInstanceUID", "SeriesInstanceUID"}
     tags = {f"{tag:08X}" for name in wanted if (tag := tag_for_keyword(name)) is not None}
     return {key: value for key, value in line.items() if key in tags}

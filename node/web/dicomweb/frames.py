@@ -133,7 +133,10 @@ class Pixels:
             raise DecodeError(f"a frame of {self.rows} × {self.columns} pixels is not decoded here")
         store = self.room.store
         with store.as_file(self.holding.store_key) as path, unread(self.room, self.holding):
-            return pixel_array(path, index=index, raw=True, **options)
+            deflated = self.holding.transfer_syntax_uid == DeflatedExplicitVRLittleEndian
+            # pydicom looks for pixels in a file by their place, which a deflated one has not
+            source = dcmread(path) if deflated else path
+            return pixel_array(source, index=index, raw=True, **options)
 
     def all_bytes(self) -> Iterator[bytes]:
         """The value of native pixel data, in pieces."""

@@ -56,9 +56,10 @@ def parse_window(text: str) -> tuple[float, float, str] | None:
     """
     if not text:
         return None
-    centre, width, function = (*text.split(","), "linear")[:3]
+    parts = [*text.split(","), "linear"]
+    function = parts[2] if len(parts) > 2 else ""
     try:
-        values = float(centre), float(width)
+        values = float(parts[0]), float(parts[1])
     except ValueError as error:
         raise BadRequestError(f"window is centre,width,function, not {text!r}") from error
     least = 1 if function == "linear" else 0

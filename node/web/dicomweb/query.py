@@ -71,17 +71,18 @@ def studies(request: Request, who: Viewer, room: InRoom) -> Response:
     kind, asked = check_json(request.headers.get("accept", "")), _asked(request)
     _note(room, who, request)
     match = _match(asked)
-    others = {key: value for key, value in asked.keys.items() if key not in _OF_STUDIES}
+    known = _OF_STUDIES | {"SeriesInstanceUID"}
+    others = {key: value for key, value in asked.keys.items() if key not in known}
     base = _base(request)
     if not others:
         with room.ledger.read() as work:
             found = work.holdings.studies(match, asked.limit, asked.offset)
         lines = [of_study(item, base) for item in found]
     else:
-        known = [of_study(item, base) for item in _within(room, match, asked)]
-        lines = [line for line in known if matches(line, others)]
+        within = (of_study(item, base) for item in _within(room, match, asked))
+        lines = [line for line in within if matches(line, others)]
         lines = lines[asked.offset : asked.offset + asked.limit]
-    return _answer(lines, kind, asked, level="study")
+    return _answer(lines, kind, asked, ("study",))
 
 
 @router.get("/series")
@@ -127,7 +128,8 @@ def _series(request: Request, who: Who, room: Room, study: str) -> Response:
             if matches(line, rest):
                 # a study's attributes are in the answer where the study was not named
                 lines.append(line if study else of_study(held, _base(request)) | line)
-    return _answer(lines[asked.offset : asked.offset + asked.limit], kind, asked, level="series")
+    levels = ("series",) if study else ("study", "series")
+    return _answer(lines[asked.offset : asked.offset + asked.limit], kind, asked, levels)
 
 
 def _series_lines(room: Room, held: StudyHeld, base: str) -> list[dict[str, Any]]:
@@ -191,7 +193,8 @@ def _instances(request: Request, who: Who, room: Room, study: str, series: str) 
                 continue
             whole = {} if study else of_study(held, base)
             lines.append(whole | ({} if series else about) | _line(room, holding, base))
-    return _answer(lines, kind, asked, level="instance")
+    levels = ("study", "series", "instance")[bool(study) + bool(series) :]
+    return _answer(lines, kind, asked, levels)
 
 
 def _line(room: Room, holding: Holding, base: str) -> dict[str, Any]:
@@ -318,8 +321,10 @@ def _dates(text: str) -> tuple[str, str]:
     return first, last
 
 
-def _answer(lines: Iterable[dict[str, Any]], kind: str, asked: Asked, level: str) -> Response:
-    content = [only(line, asked.fields, level, everything=asked.everything) for line in lines]
+def _answer(
+    lines: Iterable[dict[str, Any]], kind: str, asked: Asked, levels: tuple[str, ...]
+) -> Response:
+    content = [only(line, asked.fields, levels, everything=asked.everything) for line in lines]
     headers = {"Warning": ", ".join(f'299 sentinode "{item}"' for item in asked.warnings)}
     if not asked.warnings:
         headers = {}

@@ -25,6 +25,8 @@ MODALITIES = ("MR1", "MR2", "MR3")
 MODEL = "bright"
 
 CONFIG = """
+[web]
+enabled = false
 [node]
 host = "127.0.0.1"
 port = {port}

@@ -25,8 +25,8 @@ _BATCH = 8  # eight frames of bits always end at a byte's end
 _MOST_FRAMES = 50_000
 _HALF = 0.5
 _FALLBACK = (255, 64, 64)
-# White of CIELab, D50 (PS3.3 C.10.7.1.1)
-_D50 = (0.96422, 1.0, 0.82521)
+# White of CIELab. PS3.3 C.10.7.1.1 means D50; what makes such objects, ours too, takes D65.
+_WHITE = (0.95047, 1.0, 1.08883)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -125,6 +125,7 @@ def _outlines(seg: Dataset) -> Outlines:
     segments = tuple(
         (whole_of(item, "SegmentNumber"), str(item.get("SegmentLabel") or ""), _colour(item))
         for item in seg.SegmentSequence
+        if whole_of(item, "SegmentNumber") > 0  # 0 is the background of a label map
     )
     return Outlines(int(seg.Rows), int(seg.Columns), segments, borders)
 
@@ -198,13 +199,13 @@ def _colour(segment: Dataset) -> tuple[int, int, int]:
 
     x, y, z = (
         white * back(value)
-        for white, value in zip(_D50, (fy + a / 500, fy, fy - b / 200), strict=True)
+        for white, value in zip(_WHITE, (fy + a / 500, fy, fy - b / 200), strict=True)
     )
-    # D50 to linear sRGB, Bradford (Lindbloom)
+    # to linear sRGB (IEC 61966-2-1)
     linear = (
-        3.1338561 * x - 1.6168667 * y - 0.4906146 * z,
-        -0.9787684 * x + 1.9161415 * y + 0.0334540 * z,
-        0.0719453 * x - 0.2289914 * y + 1.4052427 * z,
+        3.2404542 * x - 1.5371385 * y - 0.4985314 * z,
+        -0.9692660 * x + 1.8760108 * y + 0.0415560 * z,
+        0.0556434 * x - 0.2040259 * y + 1.0572252 * z,
     )
 
     def encode(value: float) -> int:

@@ -58,7 +58,7 @@ export function onImage(loaded, findings, image) {
       );
       found.push({
         border,
-        colour: segment?.colour ?? "rgb(255, 64, 64)",
+        colour: finding?.colour ?? segment?.colour ?? "rgb(255, 64, 64)",
         label: finding?.label ?? segment?.label ?? "",
       });
     }
