@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop torture outcomes clean
+.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop bench-models torture outcomes clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -44,6 +44,10 @@ bench-ingest: $(STAMP)
 # Studies through the whole node beside a bare loop of the model; the last line is one JSON object.
 bench-loop: $(STAMP)
 	@$(BIN)/python benchmarks/loop_bench.py
+
+# Our inference beside PyTorch float32 and ONNX Runtime, same weights; ARGUMENTS="--data FOLDER".
+bench-models: $(STAMP)
+	@$(BIN)/python benchmarks/models_bench.py $(ARGUMENTS)
 
 # Faults at random moments, then an audit: ARGUMENTS="--seed 7"; the last line is one JSON object.
 torture: $(STAMP)
