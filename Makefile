@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop bench-worklist torture outcomes clean
+.PHONY: setup demo test lint tests bench-results bench-ingest bench-loop bench-models bench-worklist torture outcomes clean
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -48,6 +48,9 @@ bench-loop: $(STAMP)
 # Queries of a ledger with a million instances, beside Orthanc; the last line is one JSON object.
 bench-worklist: $(STAMP)
 	@$(BIN)/python benchmarks/worklist.py
+# Our inference beside PyTorch float32 and ONNX Runtime, same weights; ARGUMENTS="--data FOLDER".
+bench-models: $(STAMP)
+	@$(BIN)/python benchmarks/models_bench.py $(ARGUMENTS)
 
 # Faults at random moments, then an audit: ARGUMENTS="--seed 7"; the last line is one JSON object.
 torture: $(STAMP)
