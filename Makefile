@@ -31,7 +31,7 @@ lint: $(STAMP)
 # Much of their time the tests wait for processes and timers: more of them at once than cores.
 PYTEST_PROCESSES ?= 3
 tests: $(STAMP)
-	$(BIN)/pytest -n $(PYTEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Objects of a 300-slice volume, beside dcmqi; the last line is one JSON object.
 bench-results: $(STAMP)
@@ -48,6 +48,7 @@ bench-loop: $(STAMP)
 # Queries of a ledger with a million instances, beside Orthanc; the last line is one JSON object.
 bench-worklist: $(STAMP)
 	@$(BIN)/python benchmarks/worklist.py
+
 # Our inference beside PyTorch float32 and ONNX Runtime, same weights; ARGUMENTS="--data FOLDER".
 bench-models: $(STAMP)
 	@$(BIN)/python benchmarks/models_bench.py $(ARGUMENTS)

@@ -220,7 +220,7 @@ class LimitsSpec(_Frozen):
     seconds: Annotated[float, Field(gt=0)] | None = None
 
 
-class WindowSpec(_Frozen):
+class RangeSpec(_Frozen):
     """Values that a rule looks for: from `low` to `high`, both included.
 
     Attributes:
@@ -254,7 +254,7 @@ class RuleSpec(_Frozen):
     """
 
     unit: Literal["[hnsf'U]", "g/ml{SUVbw}"]
-    windows: Annotated[tuple[WindowSpec, ...], Field(min_length=1)]
+    windows: Annotated[tuple[RangeSpec, ...], Field(min_length=1)]
     inside_body: bool = False
     remark: Annotated[Text, Field(min_length=1)]
 

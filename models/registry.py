@@ -16,7 +16,6 @@ from core.errors import MemoryShortError, ModelError, ModelSpecError
 from core.modelspec import ModelSpec, WindowSpec, find_specs
 from models.activation import classify_with_maps, scaled
 from models.answer import Answer, as_answer
-from models.architectures import on_device
 from models.domain import Domain, Strange, read_domain
 from models.packages.bundle import BundleNetwork
 from models.packages.opening import open_network

@@ -94,13 +94,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-# Long tests that need nothing of each other.
-_APART = {"test_main_job.py", "test_torture.py"}
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those of a file stay in one process: they share fixtures."""
-    for item in items:
-        if item.path.name not in _APART:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    """The long ones first: side by side, a file is run by one process."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)

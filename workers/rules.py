@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from core.errors import ModelSpecError, NotApplicableError
-from core.modelspec import Code, LabelSpec, ModelSpec, RuleSpec, WindowSpec
+from core.modelspec import Code, LabelSpec, ModelSpec, RangeSpec, RuleSpec
 from workers.images.concepts import G_ML_BW
 from workers.images.stack import ImageStack
 from workers.images.suv import check_uptake
@@ -74,7 +74,7 @@ def chosen(spec: ModelSpec, wanted: Sequence[str]) -> ModelSpec:
     )
 
 
-def _own(text: str, spec: ModelSpec) -> tuple[WindowSpec, LabelSpec]:
+def _own(text: str, spec: ModelSpec) -> tuple[RangeSpec, LabelSpec]:
     """A window that the settings give by its limits, and its label."""
     assert spec.rule is not None
     names = ", ".join(window.name for window in spec.rule.windows)
@@ -86,7 +86,7 @@ def _own(text: str, spec: ModelSpec) -> tuple[WindowSpec, LabelSpec]:
         )
     low, high = (None if limit is None else float(limit) for limit in limits.groups())
     try:
-        window = WindowSpec(name="own", channel=0, low=low, high=high)
+        window = RangeSpec(name="own", channel=0, low=low, high=high)
     except ValueError as error:
         raise ModelSpecError(f"models.windows: {spec.name}: {text!r} holds nothing") from error
     first = spec.output.labels[0]

@@ -38,8 +38,8 @@ from core.ledger.filing import Filing
 from core.ledger.forgetting import Forgetting
 from core.ledger.holdings import Holdings
 from core.ledger.jobs import Jobs
-from core.ledger.moments import Moments
 from core.ledger.meters import Meters
+from core.ledger.moments import Moments
 from core.ledger.notices import Notices
 from core.ledger.proofs import Proofs
 from core.ledger.queries import Queries

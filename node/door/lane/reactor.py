@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 from pynetdicom.dul import DULServiceProvider
@@ -128,7 +128,7 @@ class LaneReactor(DULServiceProvider):
             self._forget_store()
             self.finished = True
             # pynetdicom's other thread may still wait for a request, as long as ARTIM
-            self.to_user_queue.put(None)
+            self.to_user_queue.put(cast("Any", None))
             self._ended()
             self._waker.close()
 
