@@ -514,7 +514,7 @@ def test_node_requirements_are_dependencies_of_the_project_with_exact_versions()
     for item in wanted:
         assert (canonicalize_name(item.name), frozenset(item.extras)) in known
         assert canonicalize_name(item.name) in pinned
-    assert not _closure(_node_requirements()) & {"torch", "monai", "highdicom", "numpy"}
+    assert not _closure(_node_requirements()) & {"torch", "monai", "highdicom", "scipy"}
 
 
 def test_node_imports_nothing_else_anywhere() -> None:
@@ -574,7 +574,7 @@ def test_node_runs_with_the_files_and_packages_of_its_image(
         for root, names in packages_distributions().items()
         if not {canonicalize_name(name) for name in names} & allowed
     } | {"workers"}
-    assert {"torch", "monai", "highdicom", "numpy", "workers"} <= forbidden
+    assert {"torch", "monai", "highdicom", "scipy", "workers"} <= forbidden
     forbidden -= {"core", "node", "cli", "models"}  # the checkout is a distribution itself
     forbidden |= {"models"}
     code = _WITHOUT.format(forbidden=sorted(forbidden), root=str(image), arguments=arguments)

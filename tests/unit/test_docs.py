@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from cli import docs
-from core.settings import Peer, Route, Settings
+from core.counters import COUNTERS
+from core.settings import Notice, Peer, Route, Settings
 from node.dimse.contexts import table
+from node.web.health import GAUGES
 
 OPERATIONS, CONFORMANCE, _ = docs.PAGES
 REMEDY = "out of date: run python -m cli.docs"
@@ -62,14 +64,14 @@ def test_every_command_is_in_the_table_and_nothing_else() -> None:
 
 def test_every_command_that_the_text_names_exists() -> None:
     known = {path for path, _ in docs.commands()}
-    groups = {path.split()[0] for path in known if " " in path}
     text = OPERATIONS.read_text(encoding="utf-8")
-    named = re.findall(r"^(?:\$ )?sentinode ([a-z]+)(?: ([a-z]+))?", text, re.MULTILINE)
-    named += re.findall(r"`sentinode ([a-z]+)(?: ([a-z]+))?", text)
+    word = r"[a-z]+"
+    named = re.findall(rf"^(?:\$ )?sentinode ({word}(?: {word})*)", text, re.MULTILINE)
+    named += re.findall(rf"`sentinode ({word}(?: {word})*)", text)
     assert named
-    for first, second in named:
-        path = f"{first} {second}" if first in groups else first
-        assert path in known, f"there is no command `sentinode {path}`"
+    for words in map(str.split, named):
+        beginnings = {" ".join(words[:count]) for count in range(1, len(words) + 1)}
+        assert beginnings & known, f"there is no command `sentinode {' '.join(words)}`"
 
 
 def test_every_setting_that_the_text_names_exists() -> None:
@@ -80,6 +82,7 @@ def test_every_setting_that_the_text_names_exists() -> None:
             known |= {f"{name}.{key}" for key in kind.model_fields}  # type: ignore[attr-defined]
     known |= {f"peers.{key}" for key in Peer.model_fields}
     known |= {f"routes.{key}" for key in Route.model_fields}
+    known |= {f"notices.{key}" for key in Notice.model_fields}
     sections = "|".join(Settings.model_fields)
     named = set()
     for page in docs.PAGES:
@@ -128,3 +131,8 @@ def test_every_status_of_the_door_is_in_the_conformance_statement() -> None:
     statuses = {SUCCESS, PROCESSING_FAILURE, *(kind.status for kind in kinds)}
     listed = _first_cells(_block(CONFORMANCE, "store-statuses"))
     assert set(listed) == {f"0x{status:04X}" for status in statuses}
+
+
+def test_every_metric_is_in_the_table_and_nothing_else() -> None:
+    told = _first_cells(_block(OPERATIONS, "metrics"))
+    assert sorted(told) == sorted([*GAUGES, *(f"{name}_total" for name in COUNTERS)])

@@ -69,10 +69,12 @@ document.addEventListener("keydown", (event) => {
 
 for (const field of document.querySelectorAll("[data-find]")) {
   const rows = document.querySelectorAll(`#${CSS.escape(field.dataset.find)} tbody tr`);
-  field.addEventListener("input", () => {
+  const narrow = () => {
     const wanted = field.value.trim().toLowerCase();
     for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
-  });
+  };
+  field.addEventListener("input", narrow);
+  narrow(); // somebody may have typed before this script was here
 }
 
 /** A duration, as the server writes it (node/web/pages/formats.py). */
