@@ -16,6 +16,7 @@ from models.architectures.classifiers import densenet, efficientnet, resnet
 from models.architectures.cnn import cnn
 from models.architectures.ensemble import ensemble
 from models.architectures.fcn import fcn
+from models.architectures.lite import lite, lite2d
 from models.architectures.multitask import multitask2d
 from models.architectures.threshold import threshold
 from models.architectures.unet import unet2d, unet3d
@@ -38,6 +39,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "efficientnet": efficientnet,
     "ensemble": partial(ensemble, _part),
     "fcn": fcn,
+    "lite": lite,
+    "lite2d": lite2d,
     "multitask2d": multitask2d,
     "resnet": resnet,
     "threshold": threshold,

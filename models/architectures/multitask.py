@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.answer import Answer
+from models.architectures.reading import figures_of
 
 _LEVELS_READ = 2
 
@@ -57,25 +58,12 @@ class MultiTask(nn.Module):
             deeper = tuple(
                 head(features) for head, features in zip(self.deeper, finest_first, strict=False)
             )
-        image = None if self.head is None else self._classify(levels[-_LEVELS_READ:], pixels)
+        image = None if self.head is None else self.head(figures_of(levels[-_LEVELS_READ:], pixels))
         if self.packed > 1:
             pixels = functional.pixel_shuffle(pixels, self.packed)
         if image is None and not deeper:
             return pixels
         return Answer(pixels, image, deeper)
-
-    def _classify(self, levels: list[torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-        assert self.head is not None
-        # the outline guides the reading; the class does not bend the outline
-        region = torch.sigmoid(pixels.detach().float()).amax(dim=1, keepdim=True)
-        parts = []
-        for features in levels:
-            values = features.float()
-            share = functional.adaptive_avg_pool2d(region, (features.shape[-2], features.shape[-1]))
-            inside = (values * share).sum(dim=(2, 3)) / share.sum(dim=(2, 3)).clamp_min(1.0)
-            parts += [values.mean(dim=(2, 3)), values.amax(dim=(2, 3)), inside]
-        answer: torch.Tensor = self.head(torch.cat(parts, dim=1))
-        return answer
 
 
 def multitask2d(

@@ -148,6 +148,8 @@ class TrainingConfig(_Frozen):
         start: parts of the network (dotted name, or "" for all of it) and the package whose
             weights they begin with; relative to the configuration file. A part that rests
             keeps them.
+        imagenet: encoders of EfficientNet-Lite0 that begin with ImageNet's weights
+            (`models.training.pretrained`).
         rest: parts that are not trained.
     """
 
@@ -170,6 +172,7 @@ class TrainingConfig(_Frozen):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     regions: bool = False
     start: dict[str, Path] = {}
+    imagenet: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
 
 

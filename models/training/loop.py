@@ -29,6 +29,7 @@ from models.training.dataset import split, to_images
 from models.training.losses import class_loss, pixel_loss, with_deeper
 from models.training.metrics import roc_auc
 from models.training.optimisers import make_optimiser, make_schedule
+from models.training.pretrained import begin_with_imagenet
 from models.weights import load_weights
 
 _SEED_STRIDE = 100_003
@@ -89,6 +90,8 @@ class Training:
         for part, package in self.config.training.start.items():
             spec = read_spec(package)
             load_weights(self._part(part), spec)
+        for part in self.config.training.imagenet:
+            begin_with_imagenet(self._part(part))
         for part in self.config.training.rest:
             self._part(part).requires_grad_(False)
 
