@@ -8,6 +8,7 @@ than one that begins with random weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -59,6 +60,7 @@ class Block(nn.Module):
         self.across = _convolution(wide, wide, kernel, stride, groups=wide)
         self.narrow = _convolution(wide, made, 1)
         self.added = stride == 1 and given == made
+        self.class_features = False
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(batch, given, rows, columns) to (batch, made, rows / stride, columns / stride)."""
@@ -121,7 +123,7 @@ class LiteMultiTask(nn.Module):
             read = sum(told[-_LEVELS_READ:])
             self.head = nn.Sequential(nn.Dropout(drop), nn.Linear(3 * read, classes))
             # the decoder's convolutions come later and say nothing of the classes
-            self.encoder.blocks[-1].class_features = True
+            cast("Block", self.encoder.blocks[-1]).class_features = True
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | Answer:
         """(batch, in, rows, columns) to an `Answer`; to plain logits without classes."""
