@@ -197,7 +197,7 @@ def test_parts_begin_with_a_package_and_rest(images: Path, tmp_path: Path) -> No
     spec = export(network, Config(**content), "b.toml", tmp_path / "package")
     loaded = load(spec, device="cpu")
     volume = np.random.default_rng(0).normal(50, 9, (2, 40, 40))
-    pixels, scores = loaded.examine(volume, None)
+    pixels, scores, _ = loaded.examine(volume, None)
     assert pixels is not None
     assert scores is not None
     assert pixels.shape == (1, 2, 40, 40)
