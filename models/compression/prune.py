@@ -58,19 +58,18 @@ def prune(
     pruned = build(spec)
     pruned.load_state_dict(network.state_dict())
     last = _last(pruned)
-    shared = _without_shared_slopes(pruned)
+    _in_its_words(pruned)
     pruner = torch_pruning.pruner.MagnitudePruner(
-        _Plain(pruned),
+        _Plain(pruned.eval()),
         images,
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=share,
         ignored_layers=[last],
     )
     pruner.step()
-    for parent, name, activation in shared:
-        setattr(parent, name, activation)
+    state = {**network.state_dict(), **pruned.state_dict()}  # slopes that all channels share
     try:
-        smaller.load_state_dict(pruned.state_dict())
+        smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
     except RuntimeError as error:
         raise ModelSpecError(
             f"{spec.architecture} cannot be pruned evenly: {str(error)[:300]}",
@@ -94,20 +93,21 @@ class _Plain(nn.Module):
         return found
 
 
-def _without_shared_slopes(network: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Put something without weights in the place of each PReLU that has one slope for all.
+def _in_its_words(network: nn.Module) -> None:
+    """Exchange what torch-pruning loses count of channels at; the weights keep their names.
 
-    torch-pruning loses count of channels there. Gives what stood where.
+    That is a PReLU with one slope for all channels, and an instance norm before a convolution.
     """
-    found = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.PReLU) and child.num_parameters == 1
-    ]
-    for parent, name, _ in found:
-        setattr(parent, name, nn.LeakyReLU())
-    return list(found)
+    for name, child in network.named_children():
+        if isinstance(child, nn.PReLU) and child.num_parameters == 1:
+            setattr(network, name, nn.LeakyReLU())
+        elif isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d) and child.affine:
+            flat = isinstance(child, nn.InstanceNorm2d)
+            norm = (nn.BatchNorm2d if flat else nn.BatchNorm3d)(child.num_features)
+            norm.weight, norm.bias = child.weight, child.bias
+            setattr(network, name, norm)
+        else:
+            _in_its_words(child)
 
 
 def _last(network: nn.Module) -> nn.Module:
