@@ -6,12 +6,16 @@ that was trained on patients refuses them. These look, roughly, as films and sca
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, UltrasoundImageStorage
 from scipy import ndimage
 
-from support.phantoms_base import STUDY, Study, code, instance
+from cli.phantom import write_phantom_study
+from support.phantoms_base import STUDY, Phantom, Study, code, instance
 from support.phantoms_pixels import put_grey
 
 _FILM = (640, 600)
@@ -106,8 +110,8 @@ def breast_scan(seed: int = 1, *, lesion: bool = True) -> tuple[np.ndarray, np.n
     return np.clip((shown - low) / (high - low), 0, 1) ** 1.15, mask
 
 
-def film(seed: int = 1, study: Study = STUDY) -> tuple[Dataset, np.ndarray]:
-    """A digital chest film for presentation (PS3.3 A.26), 12 bits, and its lung fields."""
+def film(seed: int = 1, study: Study = STUDY) -> Phantom:
+    """A digital chest film for presentation (PS3.3 A.26), 12 bits; its mask are the lungs."""
     values, mask = chest_film(seed)
     made = instance(
         study,
@@ -119,19 +123,18 @@ def film(seed: int = 1, study: Study = STUDY) -> tuple[Dataset, np.ndarray]:
     made.PresentationIntentType, made.PixelIntensityRelationship = "FOR PRESENTATION", "LOG"
     made.PixelIntensityRelationshipSign, made.RescaleType = -1, "US"
     made.RescaleIntercept, made.RescaleSlope, made.PresentationLUTShape = 0, 1, "IDENTITY"
-    made.LossyImageCompression, made.BurnedInAnnotation = "00", "NO"
     made.ImageLaterality, made.AcquisitionContextSequence = "U", []
     made.AnatomicRegionSequence = [code("43799004", "SCT", "Thoracic cavity")]
     made.ViewCodeSequence = [code("399348003", "SCT", "antero-posterior")]
     made.PatientOrientation, made.BodyPartExamined = ["L", "F"], "CHEST"
-    made.ViewPosition, made.ImagerPixelSpacing = "PA", [_DETECTOR_MM, _DETECTOR_MM]
+    made.ViewPosition, made.ImagerPixelSpacing = "AP", [_DETECTOR_MM, _DETECTOR_MM]
     made.DetectorType = "DIRECT"
     put_grey(made, np.round(values * 4000 + 40))
-    return made, mask
+    return Phantom("chest film", [made], 40.0, 3000.0, mask[None])
 
 
-def scan(seed: int = 1, *, lesion: bool = True, study: Study = STUDY) -> tuple[Dataset, np.ndarray]:
-    """A breast ultrasound image (PS3.3 A.6), grey, 8 bits, and where its lesion is."""
+def scan(seed: int = 1, *, lesion: bool = True, study: Study = STUDY) -> Phantom:
+    """A breast ultrasound image (PS3.3 A.6), grey, 8 bits; its mask is the lesion."""
     values, mask = breast_scan(seed, lesion=lesion)
     made = instance(
         study,
@@ -149,4 +152,13 @@ def scan(seed: int = 1, *, lesion: bool = True, study: Study = STUDY) -> tuple[D
     region.PhysicalDeltaX = region.PhysicalDeltaY = _SCAN_CM
     made.SequenceOfUltrasoundRegions = [region]
     put_grey(made, np.round(values * 255), bits=8)
-    return made, mask
+    mm = _SCAN_CM * 10
+    return Phantom("breast scan", [made], 20.0, 120.0, mask[None], pixel_mm=(mm, mm))
+
+
+def brain(folder: Path, seed: int = 1) -> Phantom:
+    """The demo's FLAIR series; its mask are the lesions."""
+    study = write_phantom_study(folder, seed=seed, series=("FLAIR",))
+    return Phantom(
+        "brain", [pydicom.dcmread(path) for path in study.files("FLAIR")], 148, 80, study.truth
+    )

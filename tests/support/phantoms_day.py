@@ -5,8 +5,9 @@ DCMTK sends, Sentinode analyses with two models that find what is bright, Orthan
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,17 +58,15 @@ ae_title = "ORTHANC"
 host = "127.0.0.1"
 port = {pacs_port}
 archive = true
-[[routes]]
-name = "volumes"
-model = "bright-volumes"
-[routes.match]
-Modality = ["CT", "MR", "PT"]
-[[routes]]
-name = "images"
-model = "bright-images"
-[routes.match]
-Modality = ["CR", "DX", "MG", "US", "XA", "OT"]
 """
+ROUTE = """
+[[routes]]
+name = "{model}"
+model = "{model}"
+[routes.match]
+Modality = {modality}
+"""
+BRIGHT = {"bright-volumes": ("CT", "MR", "PT"), "bright-images": IMAGE_MODALITIES}
 
 
 @dataclass(repr=False)
@@ -97,10 +96,16 @@ class Day:
         return [self.objects[item.sop_instance_uid] for item in results]
 
 
-def spend_day(folder: Path, made: Mapping[str, Phantom], encodings: Mapping[str, str]) -> Day:
+def spend_day(
+    folder: Path,
+    made: Mapping[str, Phantom],
+    encodings: Mapping[str, str],
+    routes: Mapping[str, Sequence[str]] = BRIGHT,
+) -> Day:
     """All phantoms in, all results out; the node and the archive have ended then.
 
-    `encodings` says, by the phantom's name, which of `phantoms.ENCODINGS` it travels in.
+    `encodings` says, by the phantom's name, which of `phantoms.ENCODINGS` it travels in; `routes`
+    which modalities go to which model: those that find what is bright, or those in the box.
     """
     zoo = folder / "zoo"
     # against a background that is noisy enough to be the volume's foreground too
@@ -126,7 +131,11 @@ def spend_day(folder: Path, made: Mapping[str, Phantom], encodings: Mapping[str,
     with orthanc(folder / "orthanc") as pacs:
         port = free_port()
         values = {"port": port, "data": folder / "data", "zoo": zoo, "pacs_port": pacs.port}
-        config.write_text(CONFIG.format(**values))
+        rules = [
+            ROUTE.format(model=name, modality=json.dumps(list(kinds)))
+            for name, kinds in routes.items()
+        ]
+        config.write_text(CONFIG.format(**values) + "".join(rules))
         ledger = Ledger(load(config).ledger_url)
         ledger.upgrade()
         node = RunningNode(config, folder / "node.log")
@@ -135,7 +144,8 @@ def spend_day(folder: Path, made: Mapping[str, Phantom], encodings: Mapping[str,
             wait_for(lambda: "door_open" in node.log, 60, "the door is open")
             sent = storescu(port, [native])
             assert sent.returncode == 0, sent.stderr
-            dcmsend(port, encoded)
+            if encodings:
+                dcmsend(port, encoded)
             names = {item.datasets[0].SeriesInstanceUID: name for name, item in made.items()}
             lives = wait_for(lambda: ended(ledger, names), 120, "all jobs are done and delivered")
             objects = fetch(pacs, folder / "objects")
