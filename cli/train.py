@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.context import error_console
+
+if TYPE_CHECKING:
+    from models.training.config import Config
 
 
 def train(
@@ -33,7 +36,7 @@ def train(
     from models.training.loop import Training
     from models.training.report import write_report, write_scores
 
-    parsed = read_config(config)
+    parsed = _with_images(read_config(config), out)
     if fold:
         parsed = with_fold(parsed, fold)
     if (out / CHECKPOINT).exists() and not resume:
@@ -64,3 +67,38 @@ def train(
     typer.echo(f"report: {report}")
     for key, value in summary.items():
         typer.echo(f"{key}: {value}")
+
+
+def _with_images(config: Config, out: Path) -> Config:
+    """A folder without an index holds DICOM: its series with a SEG are laid out in `out` first.
+
+    Raises:
+        TrainingError: nothing there to train on.
+    """
+    from core.settings import load
+    from workers.collecting import collect
+
+    source, target = config.data.folder, out / "images"
+    if (source / "index.csv").exists() or not source.is_dir():
+        return config
+    if not (target / "index.csv").exists():
+        labels = [label.type for label in config.output.labels]
+        with error_console.status("reading DICOM …") as status:
+            found = collect(
+                source,
+                target,
+                config.input,
+                config.preprocessing,
+                labels,
+                max_voxels=load().worker.max_voxels,
+                progress=lambda done, total: status.update(f"series {done} of {total}"),
+            )
+        error_console.print(
+            f"{found.images} images of {found.series} series and {found.patients} patients, "
+            f"{found.with_mask} with a mask",
+            highlight=False,
+        )
+        for why, count in found.left_out.items():
+            error_console.print(f"left out: {count} × {why}", highlight=False, markup=False)
+    data = config.data.model_copy(update={"folder": target.absolute()})
+    return config.model_copy(update={"data": data})
