@@ -109,6 +109,8 @@ def test_a_wrong_password_is_refused_and_the_right_one_leads_where_one_wanted(
 def test_a_study_arrives_and_finishes_before_ones_eyes_and_is_read(
     here: Site, page: Page, tmp_path: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     study = Analysed.phantom(tmp_path, patient_name="Phantom^Live", patient_id="LIVE-1")
     page.wait_for_selector('[data-live-state="on"]')
     # nothing below loads a page by itself until the link is clicked
@@ -196,7 +198,9 @@ def test_a_study_arrives_and_finishes_before_ones_eyes_and_is_read(
     page.get_by_role("link", name="raw headers").first.click()
     page.get_by_role("link", name=str(study.images[0].SOPInstanceUID)).click()
     page.get_by_placeholder("Find in this list").fill("0010,0010")
-    assert "Phantom^Live" in page.locator("table.headers tbody tr:visible").inner_text()
+    lines = page.locator("table.headers tbody tr:visible")
+    expect(lines).to_have_count(1, timeout=PATIENCE_MS)
+    assert "Phantom^Live" in lines.inner_text()
 
 
 def test_failed_jobs_tell_why_and_are_run_again_together(
