@@ -291,8 +291,10 @@ class Workitems:
         found = []
         for row in rows:
             job, own, study = row.JobRow, row.WorkitemRow, row.StudyRow
-            known = {keyword: getattr(study, column.key) for keyword, column in _STUDY.items()}
-            item = _of_row(own, known if study is not None else {}) if own is not None else None
+            known = {}
+            if study is not None:
+                known = {keyword: getattr(study, name.key) for keyword, name in _STUDY.items()}
+            item = _of_row(own, known) if own is not None else None
             if job is not None:
                 item = _of_job(job, item, known)
                 item = replace(

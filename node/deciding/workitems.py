@@ -31,6 +31,7 @@ _LOOK_EVERY = timedelta(seconds=0.5)
 _MOST_ORDERS, _MOST_EVENTS = 200, 500
 # ids grow, but a transaction with a smaller one may be committed after one with a larger
 _LOOK_BACK = 200
+_MOST_REMEMBERED = 10_000
 
 
 class WorkitemDesk:
@@ -53,6 +54,7 @@ class WorkitemDesk:
         self._looked_at: datetime | None = None
         self._read: int | None = None
         self._seen: set[int] = set()
+        self._said: dict[str, tuple[str, str]] = {}  # what was told last
 
     def step(self) -> int:
         """Do what is due; returns how many workitems were moved.
@@ -159,7 +161,14 @@ class WorkitemDesk:
 
     def _tell(self, work: Work, uid: str, now: datetime) -> None:
         item = work.workitems.find(uid)
-        if item is not None:
+        if item is None:
+            return
+        said = (str(item.state), str(item.readiness))
+        if self._said.get(uid) != said:  # a job is published and queued: both are SCHEDULED
+            self._said.pop(uid, None)
+            self._said[uid] = said
+            if len(self._said) > _MOST_REMEMBERED:
+                self._said.pop(next(iter(self._said)))
             whole = dataset_of(item, self._settings.node.ae_title, self._zone, now)
             events.tell(work, item, whole, now)
 
