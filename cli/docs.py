@@ -522,6 +522,22 @@ def query_statuses() -> str:
     return "\n".join(_table(("status", "service", "when"), rows))
 
 
+def workitem_statuses() -> str:
+    """What messages about workitems are answered with."""
+    from node.worklist.ups.statuses import MEANINGS
+
+    rows = [(_code(_hex(status)), message, meaning) for status, message, meaning in MEANINGS]
+    return "\n".join(_table(("status", "message", "when"), rows))
+
+
+def workitem_states() -> str:
+    """What a workitem says of a job's state."""
+    from core.workitems import OF_JOBS
+
+    rows = [(_code(state.value), said.value) for state, said in OF_JOBS.items()]
+    return "\n".join(_table(("state of the job", "Procedure Step State"), rows))
+
+
 def store_statuses() -> str:
     """What a C-STORE is answered with, from the tree of errors."""
     from core.errors import RefusedError
@@ -638,6 +654,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "worklist-keys": worklist_keys,
     "step-states": step_states,
     "query-statuses": query_statuses,
+    "workitem-states": workitem_states,
+    "workitem-statuses": workitem_statuses,
     "store-statuses": store_statuses,
     "sent-statuses": sent_statuses,
     "measurements": measurements_table,
