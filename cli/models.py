@@ -258,6 +258,12 @@ def compress(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Quantise without examples: weights only.")
     ] = False,
+    weights_only: Annotated[
+        bool,
+        typer.Option(
+            "--weights-only", help="Quantise on the disk only; any network."
+        ),
+    ] = False,
     split: Annotated[str, typer.Option(help="Split that both are judged on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last line.")] = False,
 ) -> None:
@@ -275,7 +281,7 @@ def compress(
         raise ModelError(f"there is no method {method!r} (there is: {', '.join(METHODS)})")
     spec = _spec(name, load_settings(context).models.folders)
     parsed = read_config(config) if config is not None else None
-    options = Options(share, epochs, rate, dynamic, split)
+    options = Options(share, epochs, rate, dynamic, weights_only, split)
     made, lines = make(spec, chosen, out, data.resolve(), options, error_console, parsed)
     if as_json:
         typer.echo(json.dumps({"package": str(out), "models": [asdict(line) for line in lines]}))

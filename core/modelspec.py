@@ -108,7 +108,7 @@ class WeightsSpec(_Frozen):
 
     file: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
 
 
 class LabelSpec(_Frozen):

@@ -13,6 +13,10 @@ from torch import nn
 from core.errors import WeightsError
 from core.modelspec import ModelSpec
 
+_SCALE = ".scale_of_eight_bits"
+_LEAST_AXES, _LEAST_WEIGHTS = 2, 256
+_MOST, _TINY = 127.0, 1e-12
+
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
@@ -29,6 +33,44 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype = torch.floa
     # safetensors' own save_file makes a file that only its owner may read
     path.write_bytes(save(tensors))
     return sha256(path)
+
+
+def save_eighth(network: nn.Module, path: Path) -> str:
+    """Write a network's weights in 8 bits; returns the file's SHA-256.
+
+    Of each convolution and dense layer every output channel has a scale of its own (Jacob et al.
+    2018, symmetric), so that its largest weight is 127. They are read back as float32: such a file
+    is small, and no quicker. What is small anyway (biases, norms) stays in 16 bits.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in network.state_dict().items():
+        given = value.detach().cpu()
+        if not given.is_floating_point():
+            tensors[name] = given.contiguous()
+        elif given.ndim < _LEAST_AXES or given.numel() < _LEAST_WEIGHTS:
+            tensors[name] = given.half().contiguous()
+        else:
+            largest = given.float().flatten(1).abs().amax(dim=1).clamp_min(_TINY)
+            scale = (largest / _MOST).float()
+            shape = (-1, *[1] * (given.ndim - 1))
+            tensors[name] = (given.float() / scale.view(shape)).round().to(torch.int8).contiguous()
+            tensors[name + _SCALE] = scale.contiguous()
+    path.write_bytes(save(tensors))
+    return sha256(path)
+
+
+def _whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as float32, also those that lie in 8 bits beside their scales."""
+    found = {}
+    for name, value in tensors.items():
+        scale = tensors.get(name + _SCALE)
+        if name.endswith(_SCALE) and name.removesuffix(_SCALE) in tensors:
+            continue
+        if scale is not None:
+            found[name] = value.float() * scale.view(-1, *[1] * (value.ndim - 1))
+        else:
+            found[name] = value.float() if value.is_floating_point() else value
+    return found
 
 
 def read_weights(spec: ModelSpec) -> bytes:
@@ -60,10 +102,6 @@ def load_weights(network: nn.Module, spec: ModelSpec) -> None:
     """
     data = read_weights(spec)
     try:
-        tensors = {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in load(data).items()
-        }
-        network.load_state_dict(tensors)
+        network.load_state_dict(_whole(load(data)))
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{spec.name}: the weights do not fit the network: {error}") from error

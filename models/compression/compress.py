@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from models.registry import load
 from models.training.config import Config
 from models.training.data import read_groups, read_index
 from models.training.export import WEIGHTS_FILE
-from models.weights import load_weights, save_weights, sha256
+from models.weights import load_weights, save_eighth, save_weights, sha256
 
 Method = Literal["prune", "quantise", "half", "distil"]
 METHODS: tuple[Method, ...] = ("prune", "quantise", "half", "distil")
@@ -41,6 +42,7 @@ class Options:
         epochs: of learning afterwards (prune; 0 leaves it as it is), or in all (distil).
         learning_rate: of that.
         dynamic: quantise without examples.
+        weights_only: quantise the weights on the disk; the network computes as before.
         split: of the folder that both are judged on; what is learned from is "train".
     """
 
@@ -48,6 +50,7 @@ class Options:
     epochs: int = 5
     learning_rate: float = 5e-4
     dynamic: bool = False
+    weights_only: bool = False
     split: str = "val"
 
 
@@ -84,6 +87,8 @@ def compress(
         if spec.weights.dtype != "float32":
             raise ModelSpecError(f"{spec.name} has weights of 16 bits already")
         _write(spec, method, folder, spec.network, network)
+    elif method == "quantise" and options.weights_only:
+        _write(spec, method, folder, spec.network, network, eight_bits=True)
     elif method == "quantise":
         _quantise(spec, network, folder, data, options)
     else:
@@ -160,10 +165,16 @@ def _write(
     folder: Path,
     network: NetworkSpec,
     weights: nn.Module | None = None,
+    *,
+    eight_bits: bool = False,
 ) -> None:
     """The specification, and the weights unless they lie there as an ONNX file."""
-    if weights is not None:
+    if weights is not None and eight_bits:
+        save_eighth(weights, folder / WEIGHTS_FILE)
+    elif weights is not None:
         save_weights(weights, folder / WEIGHTS_FILE, torch.float16)
+    if spec.domain is not None:  # it sees the network's input, which is the same
+        shutil.copyfile(spec.folder / spec.domain.file, folder / spec.domain.file)
     file = _ONNX_FILE if weights is None else WEIGHTS_FILE
     content = spec.model_dump(mode="json", exclude_none=True, exclude={"folder"})
     content["name"] = f"{spec.name}-{method}"[:63]
@@ -171,7 +182,7 @@ def _write(
     content["weights"] = {
         "file": file,
         "sha256": sha256(folder / file),
-        "dtype": "float32" if weights is None else "float16",
+        "dtype": "float32" if weights is None else "int8" if eight_bits else "float16",
     }
     text = tomli_w.dumps(content, multiline_strings=False)
     (folder / SPEC_FILE).write_text(text, encoding="utf-8")

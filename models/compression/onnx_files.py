@@ -38,7 +38,10 @@ def to_onnx(network: nn.Module, images: torch.Tensor) -> bytes:
     with torch.inference_mode():
         given = network(images)
     if isinstance(given, Answer) and given.pixels is not None and given.image is not None:
-        raise ModelSpecError("a network with two answers does not go into an ONNX file")
+        raise ModelSpecError(
+            "a network with two answers does not go into an ONNX file",
+            remedy="Quantise its weights only: --weights-only.",
+        )
     sides = {0: "n", **{axis: f"side{axis}" for axis in range(2, images.ndim)}}
     pixels = as_answer(given).pixels is not None
     try:

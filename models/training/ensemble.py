@@ -1,6 +1,7 @@
-"""From several trainings of one configuration, such as its folds, to one package.
+"""From several trainings, such as the folds of a configuration, to one package.
 
-The members' answers are averaged; each saw other patients, so they err differently.
+The members' answers are averaged; each saw other patients, or is another network, so they err
+differently.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def merge(packages: Sequence[Path], folder: Path, *, mirrored: bool = False) -> 
     package says it.
 
     Args:
-        packages: folders of packages that differ in their weights only, or in the classifier of
-            a cascade.
+        packages: folders of packages with the same preprocessing and output; of cascades all
+            but the classifiers is the same, too.
         folder: of the new package.
         mirrored: ask each member a second time, about the mirrored image.
 
@@ -71,10 +72,11 @@ def merge(packages: Sequence[Path], folder: Path, *, mirrored: bool = False) -> 
 
 def _comparable(spec: ModelSpec, part: str) -> Any:
     """What must be the same in all members; of a cascade's network all but its classifier."""
-    value = getattr(spec, part)
-    if part == "network" and spec.network.architecture == "cascade":
+    if part != "network":
+        return getattr(spec, part)
+    if spec.network.architecture == "cascade":
         return {**spec.network.params, "classifier": None}
-    return value
+    return None  # whatever it is: the output is the same
 
 
 def _ensemble(networks: Sequence[Mapping[str, Any]], mirrored: bool) -> dict[str, Any]:

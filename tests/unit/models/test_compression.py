@@ -13,7 +13,7 @@ from support.packages import training_config, write_images
 from torch import nn
 
 from core.errors import ModelSpecError
-from core.modelspec import ModelSpec, NetworkSpec
+from core.modelspec import ModelSpec, NetworkSpec, WeightsSpec
 from models.architectures import build
 from models.compression.compare import compare, table
 from models.compression.compress import Options, compress
@@ -24,7 +24,7 @@ from models.registry import load
 from models.training.config import Config
 from models.training.export import export
 from models.training.loop import Training
-from models.weights import save_weights
+from models.weights import load_weights, save_eighth, save_weights
 
 QUIET = Console(quiet=True)
 NETWORK = {
@@ -203,3 +203,28 @@ def test_quicker_norms_are_the_same_norms(norm: Any, affine: bool) -> None:
     assert list(quick.state_dict()) == names
     tracking = nn.Sequential(norm(6, track_running_stats=True))
     assert not isinstance(quicker(tracking)[0], ChannelNorm)
+
+
+def test_weights_in_eight_bits_are_half_as_large_and_nearly_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    spec = NetworkSpec(architecture="lite2d", params={"classes": 2})
+    network = build(spec).eval()
+    save_weights(network, tmp_path / "half", torch.float16)
+    save_eighth(network, tmp_path / "eighth")
+    sizes = [(tmp_path / name).stat().st_size for name in ("half", "eighth")]
+    assert sizes[0] > 1.9 * sizes[1]
+    folder = tmp_path / "package"
+    folder.mkdir()
+    checksum = save_eighth(network, folder / "weights.safetensors")
+    again = build(spec).eval()
+    package = ModelSpec.model_construct(
+        name="it",
+        folder=folder,
+        weights=WeightsSpec(file="weights.safetensors", sha256=checksum, dtype="int8"),
+    )
+    load_weights(again, package)
+    for name, value in network.state_dict().items():
+        if value.ndim > 1:  # a step is 1/127 of the largest weight of the channel
+            step = value.flatten(1).abs().amax(dim=1) / 127
+            off = (again.state_dict()[name] - value).flatten(1).abs().amax(dim=1)
+            assert (off <= step * 0.51 + 1e-4).all()
