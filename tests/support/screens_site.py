@@ -168,7 +168,9 @@ def _spend_a_day(folder: Path) -> None:
 def _rests(ledger: Ledger) -> bool:
     with ledger.read() as work:
         jobs = work.views.jobs()
-        return len(jobs) >= 6 and not any(job.state in JOB_OPEN for job in jobs)
+        lives = [work.views.job_life(job.id) for job in jobs]
+    sent = all(item.state == "sent" for life in lives for item, _ in life.transfers)
+    return len(jobs) >= 7 and sent and not any(job.state in JOB_OPEN for job in jobs)
 
 
 def _images(folder: Path) -> Iterator[list[Dataset]]:
