@@ -159,7 +159,11 @@ def _overlays(item: StudyJob) -> list[dict[str, object]]:
         "findings": [_finding(finding) for finding in item.findings if finding.present],
     }
     return [
-        {**shown, "segmentations": [{"id": r.id, "part": r.part} for r in results]},
+        {
+            **shown,
+            "segmentations": [{"id": r.id, "part": r.part} for r in results],
+            "heat": next((r.id for r in item.results if r.kind == ResultKind.HEAT), None),
+        },
     ]
 
 
