@@ -9,7 +9,7 @@ each timed until its 100th pending response or its end:
 mwl_patient: the steps of one patient. mwl_today: the steps of today. study_wildcard: studies by
     a name with wild cards: half `Prefix*`, half `*inner*`, among them names that nobody has.
 study_none: `*inner*` of a name that nobody has, the worst case: all names are looked through.
-page_worklist, page_study: of the web pages, where they are installed; else null.
+page_worklist, page_search, page_studies, page_study: of the web pages, over HTTP.
 
 Beside it Orthanc with 5,000 studies of one instance, and this node at the same size on SQLite
 (`sentinode_5000`): studies of one patient, of today, by wild card. Orthanc has no worklist.
@@ -37,6 +37,7 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.table import Table
 from worklist_ledger import fill, name_of, patient_of, uid_of
+from worklist_pages import page_figures
 from worklist_scu import FindScu
 
 from core.ledger import Ledger
@@ -118,16 +119,7 @@ def of_node(
             figures[kind] = measured(
                 kind, port, "SENTINODE", sop_class, make, studies, options.queries, console
             )
-    return figures | pages(url, folder)
-
-
-def pages(url: str, folder: Path) -> dict[str, float | None]:
-    """The web pages' figures, as `page_figures(ledger_url, folder)` in worklist_pages.py gives."""
-    try:
-        from worklist_pages import page_figures  # noqa: PLC0415 - not there yet
-    except ImportError:
-        return {"page_worklist": None, "page_study": None}
-    return dict(page_figures(url, folder))
+    return figures | page_figures(url, folder / "web", studies, options.queries)
 
 
 def of_small_node(

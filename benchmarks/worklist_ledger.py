@@ -67,6 +67,8 @@ def fill(ledger: Ledger, studies: int, now: datetime) -> None:
         ("job_series", _job_series(studies)),
         ("job_event", _events(moments)),
         ("result", _results(moments)),
+        ("transfer", _transfers(moments)),
+        ("finding", _findings(studies)),
     ):
         _insert(ledger, table, rows)
     with ledger.engine.connect() as connection:
@@ -223,6 +225,9 @@ def _jobs(moments: list[datetime]) -> Rows:
             "priority": 0,
             "size": 5242880,
             "sender": "MR1",
+            "modality": "MR" if study % 3 else "CT",
+            "losses": 0,
+            "blamed": False,
             "strain": 0,
             "created_at": moment,
             "updated_at": moment,
@@ -272,4 +277,49 @@ def _results(moments: list[datetime]) -> Rows:
             "digest": f"{study:064d}",
             "size": 100000,
             "created_at": moment,
+        }
+
+
+def _transfers(moments: list[datetime]) -> Rows:
+    for study, moment in enumerate(moments):
+        yield {
+            "id": study + 1,
+            "result_id": study + 1,
+            "job_id": job_of(study),
+            "route": "brain",
+            "study_instance_uid": uid_of(study),
+            "destination": "pacs",
+            "state": "sent",
+            "attempts": 1,
+            "refusals": 0,
+            "created_at": moment,
+            "message": "success",
+            "sent_at": moment,
+            "class_refused": False,
+            "proof": "status",
+            "proof_tries": 0,
+            "proved_at": moment,
+        }
+
+
+def _findings(studies: int) -> Rows:
+    code = '{"value": "52988006", "scheme": "SCT", "meaning": "Lesion"}'
+    for study in range(studies):
+        yield {
+            "id": study + 1,
+            "job_id": job_of(study),
+            "number": 1,
+            "kind": "lesion",
+            "label": "FLAIR signal abnormality",
+            "present": True,
+            "part": 0,
+            "segment": 1,
+            "channel": 0,
+            "tracking_uid": f"{uid_of(study)}.8",
+            "category": code,
+            "type": code,
+            "color": "[255, 64, 64]",
+            "space": "patient",
+            "probability": 0.9,
+            "evaluations": "[]",
         }

@@ -347,7 +347,8 @@ class ResultKind(StrEnum):
 
     SEG: segmentation. SR: structured report. SC: the picture as Secondary Capture. KO: a Key
     Object that points to the images with findings. REJECTION: a Key Object that rejects the
-    objects of an earlier analysis (IHE IOCM). PICTURE: the picture as PNG, for pages; never sent.
+    objects of an earlier analysis (IHE IOCM). PICTURE: the picture as PNG; HEAT: class activation
+    maps as tiles of a PNG. Both are for pages and are never sent.
     """
 
     SEG = "SEG"
@@ -356,6 +357,11 @@ class ResultKind(StrEnum):
     KO = "KO"
     REJECTION = "REJECTION"
     PICTURE = "PICTURE"
+    HEAT = "HEAT"
+
+
+# No DICOM objects.
+FOR_PAGES = frozenset({ResultKind.PICTURE, ResultKind.HEAT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,8 +371,8 @@ class Result:
     Attributes:
         part: counts results of one kind, from 0.
         alternative_to: the result that this one stands in for, at destinations that refuse it.
-        sop_class_uid, sop_instance_uid, series_instance_uid: empty for a PICTURE, which is no
-            DICOM object.
+        sop_class_uid, sop_instance_uid, series_instance_uid: empty for a PICTURE or HEAT,
+            which are no DICOM objects.
         attributes: what queries tell of it and of its series, by keyword.
     """
 

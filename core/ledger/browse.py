@@ -21,7 +21,7 @@ from core.domain import Job
 from core.errors import InvalidValueError
 from core.ledger.rows import job_value
 from core.lifecycle import JobState, SeriesState, TransferState
-from core.schema import InstanceRow, JobRow, SeriesRow, StudyRow, TransferRow
+from core.schema import ConflictRow, InstanceRow, JobRow, SeriesRow, StudyRow, TransferRow
 
 MOST_COUNTED = 1000
 # With so many studies or fewer their jobs are looked up; with more the jobs are walked through.
@@ -208,6 +208,19 @@ class Browse:
             counted = self._session.scalar(select(func.count()).select_from(some.subquery()))
             found[state] = counted or 0
         return found
+
+    def conflicts(self, limit: int = 100) -> list[str]:
+        """Studies whose images disagree about the patient, those that were found last first."""
+        newest = func.max(ConflictRow.id)
+        return list(
+            self._session.scalars(
+                select(ConflictRow.study_instance_uid)
+                .where(ConflictRow.decided_at.is_(None))
+                .group_by(ConflictRow.study_instance_uid)
+                .order_by(newest.desc())
+                .limit(limit)
+            )
+        )
 
     def arriving(self, limit: int = 12) -> list[Arriving]:
         """Series that are being received, those that were heard of last first."""

@@ -253,7 +253,7 @@ def test_a_classifier_says_how_sure_it_is_and_where_it_looked(
     made.file(datasets)
     life = made.run(str(datasets[0].SeriesInstanceUID), "class")
     assert life.job.state == JobState.DONE, life.job.reason
-    assert [result.kind for result in life.results] == ["SR", "SC", "PICTURE"]
+    assert [result.kind for result in life.results] == ["SR", "SC", "PICTURE", "HEAT"]
     (finding,) = life.findings
     assert finding.probability is not None
     assert 0 < finding.probability < 1

@@ -188,13 +188,19 @@ def site(ledger: Ledger, make_settings: Callable[..., Settings], **sections: Any
         {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": free_port()},
     ]
     sections = {"peers": peers, "ledger": {"url": url_of(ledger)}, **sections}
-    settings = make_settings(web=web, **sections)
+    with serving(make_settings(web=web, **sections), ledger) as made:
+        yield made
+
+
+@contextmanager
+def serving(settings: Settings, ledger: Ledger) -> Iterator[Site]:
+    """The web role of a node that is set up already; its users are added where they are not."""
     store = Store(settings.store_url)
     app = make_app(settings, ledger, store)
     scheme = "https" if settings.web.cert else "http"
     made = Site(settings, ledger, store, app, f"{scheme}://127.0.0.1:{settings.web.port}")
     with ledger.write() as work:
-        for role in Role:
+        for role in Role if not work.accounts.any() else ():
             work.accounts.add(role.value, role, hashed(), clock.now())
             secret = f"{TOKEN_PREFIX}{role}"
             work.accounts.add_token(role.value, "test", role, digest_of(secret), clock.now())

@@ -26,7 +26,7 @@ from sqlalchemy import event
 from support.instances import T0, incoming, mr_slice
 
 from core.alternatives import COMPREHENSIVE_3D_SR
-from core.domain import Finding, Measurement, Result, ResultKind
+from core.domain import FOR_PAGES, Finding, Measurement, Result, ResultKind
 from core.errors import IllegalMoveError, LeaseLostError, NotFoundError
 from core.ledger import Ledger
 from core.ledger.jobs import MAX_DEATHS, MAX_LOSSES, NewJob
@@ -515,9 +515,7 @@ class Life(RuleBasedStateMachine):
         if life.job.state == J.DONE:
             assert sorted(kinds) == sorted(ResultKind)
             assert sorted(sent) == sorted(
-                (kind, to)
-                for kind in set(ResultKind) - {ResultKind.PICTURE}
-                for to in ("pacs", "archive")
+                (kind, to) for kind in set(ResultKind) - FOR_PAGES for to in ("pacs", "archive")
             )
         elif life.job.state != J.SUPERSEDED:
             assert sorted(kinds) == (sorted(ResultKind) if life.job.state == J.FAILED else [])

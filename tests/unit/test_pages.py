@@ -64,6 +64,7 @@ def test_every_text_that_templates_and_scripts_ask_for_is_there_and_none_is_too_
     # `request.query_params.get("after")` looks alike
     asked = {key for key in asked if "." in key}
     assert asked <= known, asked - known
+    asked |= {f"{key}_one" for key in asked}
     for family in families:
         assert any(key.startswith(family) for key in known), family
     unused = {key for key in known - asked if not key.startswith(tuple(families))}
@@ -101,10 +102,10 @@ def test_no_template_holds_a_script_or_a_style_that_the_browser_would_refuse() -
     ("value", "shown"),
     [
         ("Muster^Erika^^Dr", "Muster, Erika Dr"),
-        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou (山田, 太郎, やまだ, たろう)"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou (山田 太郎, やまだ たろう)"),
         ("^Only", "Only"),
         ("", ""),
-        ("=山田^太郎", "山田, 太郎"),
+        ("=山田^太郎", "山田 太郎"),
     ],
 )
 def test_person_names_are_written_as_people_write_them(value: str, shown: str) -> None:

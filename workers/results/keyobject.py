@@ -9,7 +9,7 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from core.domain import Result, ResultKind
+from core.domain import FOR_PAGES, Result, ResultKind
 from core.errors import ResultError
 from workers.analysis import Analysis
 from workers.results.codes import concept
@@ -25,8 +25,8 @@ REJECTED = concept(codes.cid7010.RejectedForQualityReasons)
 
 _SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
 _KINDS_OF_IMAGES = frozenset({ResultKind.SEG, ResultKind.SC})
-# A picture for pages is no DICOM object; to reject a rejection would bring back what it rejected.
-_NOT_REJECTED = frozenset({ResultKind.PICTURE, ResultKind.REJECTION})
+# What is for pages is no DICOM object; to reject a rejection would bring back what it rejected.
+_NOT_REJECTED = FOR_PAGES | {ResultKind.REJECTION}
 
 
 def build_key_object(

@@ -13,6 +13,7 @@ from workers.analysis import Analysis
 from workers.results.capture import build_capture
 from workers.results.charset import legible
 from workers.results.encode import to_bytes
+from workers.results.heat import build_heat
 from workers.results.keyobject import build_key_object, build_rejection
 from workers.results.picture import draw_pages, png
 from workers.results.provenance import Provenance
@@ -29,7 +30,7 @@ class Made:
     Attributes:
         part: counts objects of one kind, from 0; of a SEG: which part of the analysis.
         name: file name in the store.
-        dataset: None for the PNG.
+        dataset: None for a PNG.
     """
 
     kind: ResultKind
@@ -42,7 +43,7 @@ class Made:
 def make_objects(
     analysis: Analysis, provenance: Provenance, settings: ResultSettings
 ) -> list[Made]:
-    """SEG for each part with lesions, SR, picture, and Key Objects as `settings` ask.
+    """SEG for each part with lesions, SR, picture, Key Objects as `settings` ask, and pictures.
 
     Raises:
         ResultError: an object cannot be made from what was found.
@@ -70,6 +71,9 @@ def make_objects(
         if rejection is not None:
             made.append(_made(ResultKind.REJECTION, 0, "rejection.dcm", rejection))
     made.append(Made(ResultKind.PICTURE, 0, "picture.png", png(pages)))
+    heat = build_heat(analysis)
+    if heat is not None:
+        made.append(Made(ResultKind.HEAT, 0, "heat.png", heat))
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from core.domain import Finding, Result, ResultKind
+from core.domain import FOR_PAGES, Finding, Result
 from core.errors import IllegalMoveError, NotFoundError
 from core.ledger.jobs.returning import Returning
 from core.ledger.rows import finding_row, measurement_row, result_row
@@ -107,4 +107,4 @@ class Ending(Returning):
 
 def is_sent(result: Result) -> bool:
     """Whether a result is an object that its job sends."""
-    return result.kind != ResultKind.PICTURE and result.alternative_to is None
+    return result.kind not in FOR_PAGES and result.alternative_to is None

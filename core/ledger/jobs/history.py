@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from core.domain import Result, ResultKind
+from core.domain import FOR_PAGES, Result
 from core.ledger.jobs.base import JobRows, turn_of
 from core.ledger.rows import result_value
 from core.lifecycle import JobState, TransferState
@@ -76,7 +76,7 @@ class History(JobRows):
             select(ResultRow)
             .where(
                 ResultRow.job_id == maker,
-                ResultRow.kind != ResultKind.PICTURE,
+                ResultRow.kind.not_in(FOR_PAGES),
                 ResultRow.alternative_to.is_(None) | ResultRow.id.in_(delivered),
             )
             .order_by(ResultRow.id)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 
-from core.domain import Finding, Result, ResultKind, Transfer
+from core.domain import FOR_PAGES, Finding, Result, Transfer
 from core.ledger.browse import JobLine, Wanted
 from core.ledger.views import JobLife
 from core.lifecycle import JobState, TransferState
@@ -108,7 +108,7 @@ def get_result(
         found, study_uid, _ = work.study_page.result(result)
         study = work.views.study(study_uid)
     room.audit.looked(who.name, who.address, AuditStudy(study_uid, study.patient_id))
-    picture = found.kind == ResultKind.PICTURE
+    picture = found.kind in FOR_PAGES
     name = f"{found.kind.lower()}-{found.id}.{'png' if picture else 'dcm'}"
     return StreamingResponse(
         pieces_of(room.store, found.store_key),

@@ -6,6 +6,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 _GROUPS_OF_A_NAME = 3
+_UNITS = {
+    "1": "",
+    "mm2": "mm²",
+    "mm3": "mm³",
+    "cm2": "cm²",
+    "cm3": "cm³",
+    "um": "µm",
+    "/mm": "1/mm",
+    "[hnsf'U]": "HU",
+    "{SUVbw}g/ml": "g/mL SUVbw",
+    "deg": "°",
+}
 
 
 def moment(value: datetime | None) -> str:
@@ -52,15 +64,16 @@ def size(value: float | None) -> str:
 
 def person(value: str) -> str:
     """A person name (PS3.5 6.2.1.1) as people write it: family, given; other scripts beside."""
-    groups = [_name(group) for group in value.split("=")[:_GROUPS_OF_A_NAME]]
+    alphabetic, *others = value.split("=")[:_GROUPS_OF_A_NAME]
+    groups = [_name(alphabetic, ", "), *(_name(group, " ") for group in others)]
     shown = [group for group in dict.fromkeys(groups) if group]
     return f"{shown[0]} ({', '.join(shown[1:])})" if len(shown) > 1 else "".join(shown)
 
 
-def _name(group: str) -> str:
+def _name(group: str, between: str) -> str:
     parts = [part.strip() for part in group.split("^")]
     family, rest = parts[0], " ".join(part for part in parts[1:] if part)
-    return f"{family}, {rest}" if family and rest else family or rest
+    return f"{family}{between}{rest}" if family and rest else family or rest
 
 
 def dicom_date(value: str) -> str:
@@ -81,6 +94,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def unit(value: str) -> str:
+    """A unit of UCUM (PS3.16 CID 82 and others) as people write it."""
+    return _UNITS.get(value, value.strip("{}"))
+
+
 def status(value: int | None) -> str:
     """A DIMSE status as the standard writes it."""
     return "" if value is None else f"0x{value:04X}"
@@ -96,4 +114,5 @@ FILTERS: dict[str, Any] = {
     "short": short,
     "number": number,
     "dimse": status,
+    "unit": unit,
 }

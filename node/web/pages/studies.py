@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from node.web import actions
 from node.web.access import Operator, Viewer, Who
 from node.web.audit import Happening
 from node.web.audit.messages import Study as AuditStudy
+from node.web.pages.formats import unit
 from node.web.pages.imaging.stack import is_image
 from node.web.pages.rendering import back, render
 from node.web.pages.timeline import timeline
@@ -114,9 +115,9 @@ def looked(room: Room, who: Who, page: StudyPage) -> None:
     room.audit.looked(who.name, who.address, AuditStudy(study.study_instance_uid, study.patient_id))
 
 
-def views(page: StudyPage) -> list[dict[str, object]]:
+def views(page: StudyPage) -> list[dict[str, Any]]:
     """What the viewer may show: each series of images, with the segmentations made of it."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for item in page.series:
         series = item.series
         if series.state == SeriesState.OWN or not is_image(series.modality):
@@ -135,9 +136,13 @@ def views(page: StudyPage) -> list[dict[str, object]]:
                 "overlays": [overlay for job in jobs[:4] for overlay in _overlays(job)],
             }
         )
-    # what was analysed is what a person came to see
-    found.sort(key=lambda view: not view["overlays"])
+    # what was found is what a person came to see, then what was analysed
+    found.sort(key=lambda view: (not _outlined(view["overlays"]), not view["overlays"]))
     return found
+
+
+def _outlined(overlays: list[dict[str, Any]]) -> bool:
+    return any(item["segmentations"] or item["findings"] for item in overlays)
 
 
 def _overlays(item: StudyJob) -> list[dict[str, object]]:
@@ -154,7 +159,11 @@ def _overlays(item: StudyJob) -> list[dict[str, object]]:
         "findings": [_finding(finding) for finding in item.findings if finding.present],
     }
     return [
-        {**shown, "segmentations": [{"id": r.id, "part": r.part} for r in results]},
+        {
+            **shown,
+            "segmentations": [{"id": r.id, "part": r.part} for r in results],
+            "heat": next((r.id for r in item.results if r.kind == ResultKind.HEAT), None),
+        },
     ]
 
 
@@ -181,8 +190,7 @@ def in_short(finding: Finding) -> list[tuple[str, str]]:
     for item in finding.measurements:
         name = item.concept.meaning
         if item.derivation is None and name in _IN_SHORT:
-            unit = "" if item.unit.value == "1" else item.unit.value.strip("{}")
-            found.append((name, f"{item.value:.4g} {unit}".strip()))
+            found.append((name, f"{item.value:.4g} {unit(item.unit.value)}".strip()))
     return found
 
 

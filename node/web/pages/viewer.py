@@ -14,6 +14,7 @@ from core.identifiers import UID
 from core.ledger.browse_study import Held
 from node.web.access import Viewer
 from node.web.audit.messages import Study as AuditStudy
+from node.web.pages.imaging.heat import places_of
 from node.web.pages.imaging.shelf import MOST_INSTANCES, Shelf
 from node.web.pages.imaging.stack import Stack
 from node.web.room import InRoom, Room
@@ -77,6 +78,27 @@ def picture(room: InRoom, who: Viewer, study_uid: str, result_id: int) -> Respon
     if study != study_uid or result.kind != ResultKind.PICTURE or gone:
         raise NotFoundError(f"no picture {result_id} in study {study_uid}")
     return Response(room.store.get(result.store_key), media_type="image/png")
+
+
+@router.get("/heat/{result_id}.png")
+def heat_picture(room: InRoom, who: Viewer, study_uid: str, result_id: int) -> Response:
+    """The class activation maps of a job, grey, as tiles of one picture."""
+    return Response(_heat(room, study_uid, result_id), media_type="image/png")
+
+
+@router.get("/heat/{result_id}")
+def heat(request: Request, room: InRoom, who: Viewer, study_uid: str, result_id: int) -> Response:
+    """Where on the picture of the same address with ".png" the map of each image is."""
+    places = places_of(_heat(room, study_uid, result_id))
+    return JSONResponse({"maps": places})
+
+
+def _heat(room: Room, study_uid: str, result_id: int) -> bytes:
+    with room.ledger.read() as work:
+        result, study, gone = work.study_page.result(result_id)
+    if study != study_uid or result.kind != ResultKind.HEAT or gone:
+        raise NotFoundError(f"no activation maps {result_id} in study {study_uid}")
+    return room.store.get(result.store_key)
 
 
 def _held(room: Room, study_uid: str, instance_id: int) -> Held:

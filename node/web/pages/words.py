@@ -48,12 +48,15 @@ def language_of(request: Request) -> str:
 def speaker(language: str) -> Say:
     """A function from a key and its values to the text in a language.
 
+    Where `n` is 1 the text of the key with `_one` at its end is taken, if there is one.
     A key that is missing is a fault of ours, so it raises (KeyError) and a test finds it.
     """
     texts = catalogue(language)
 
     def say(key: str, /, **values: Any) -> str:
         text = texts[key]
+        if values.get("n") == 1:
+            text = texts.get(f"{key}_one", text)
         return text.format(**values) if values else text
 
     return say

@@ -17,6 +17,7 @@ from node.web import actions
 from node.web.access import Operator, Viewer
 from node.web.audit import Happening
 from node.web.pages.rendering import back, query_with, render
+from node.web.pages.troubles import found_troubles
 from node.web.room import InRoom
 from node.web.signin import local
 
@@ -77,6 +78,7 @@ def worklist(
         counts = work.browse.counts()
         arriving = work.browse.arriving() if not after else []
         choices = work.browse.choices()
+        troubles = found_troubles(room.settings, work.circuits.all(), work.browse.conflicts())
     if q.strip():
         room.audit.note(
             Happening.QUERIED, who.name, address=who.address, query=str(request.url.query)
@@ -87,6 +89,7 @@ def worklist(
         who,
         "worklist.html",
         listed=listed,
+        troubles=troubles,
         counts=counts,
         most_counted=MOST_COUNTED,
         arriving=arriving,

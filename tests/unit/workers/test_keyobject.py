@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 from support.analyses import PROVENANCE, analysed, classified, header, images, lesions, volume
 from support.peers import require_program
 
-from core.domain import IDENTITY_KEYWORDS, KeyImage, Result, ResultKind
+from core.domain import FOR_PAGES, IDENTITY_KEYWORDS, KeyImage, Result, ResultKind
 from core.errors import ResultError
 from workers.results.encode import to_bytes
 from workers.results.keyobject import build_key_object, build_rejection
@@ -29,6 +29,7 @@ CLASSES = {
     ResultKind.KO: "1.2.840.10008.5.1.4.1.1.88.59",
     ResultKind.REJECTION: "1.2.840.10008.5.1.4.1.1.88.59",
     ResultKind.PICTURE: "",
+    ResultKind.HEAT: "",
 }
 
 
@@ -40,7 +41,7 @@ def two_lesions(**options: Any) -> Any:
 def earlier(*kinds: ResultKind) -> tuple[Result, ...]:
     return tuple(
         Result(kind, "key", "digest", 1, CLASSES[kind], f"1.2.9.{number}", f"1.2.8.{number}")
-        if kind != ResultKind.PICTURE
+        if kind not in FOR_PAGES
         else Result(kind, "key", "digest", 1)
         for number, kind in enumerate(kinds, start=1)
     )

@@ -76,6 +76,10 @@ export class Screen {
     context.imageSmoothingEnabled = sx < 6;
     context.imageSmoothingQuality = "high";
     context.drawImage(this.picture, x, y, frame.columns * sx, frame.rows * sy);
+    if (layers.heat) {
+      context.imageSmoothingEnabled = true;
+      context.drawImage(layers.heat, x, y, frame.columns * sx, frame.rows * sy);
+    }
     const matrix = new DOMMatrix([sx, 0, 0, sy, x, y]);
     const ratio = window.devicePixelRatio || 1;
     for (const item of layers.outlines) {

@@ -6,6 +6,7 @@ import { Screen } from "./draw.js";
 import { Frames, reason } from "./frames.js";
 import { listen } from "./gestures.js";
 import { paint, spread, valueAt } from "./grey.js";
+import { Heat } from "./heat.js";
 import { onImage, Outlines } from "./outlines.js";
 
 const CT_WINDOWS = [
@@ -24,6 +25,8 @@ class Viewer {
     this.study = root.dataset.study;
     this.frames = new Frames(this.study);
     this.outlines = new Outlines(this.study);
+    this.heat = new Heat(this.study);
+    this.maps = null;
     this.screen = new Screen(this.part("canvas"));
     this.stage = this.part("stage");
     this.on = { outlines: true, labels: true, inverted: false, heat: false };
@@ -126,10 +129,19 @@ class Viewer {
     const overlay = this.view.overlays.find((item) => item.job === job);
     this.findings = overlay?.findings ?? [];
     this.loaded = [];
+    this.maps = null;
+    this.root.querySelector("[data-toggle=heat]").hidden = !overlay?.heat;
     this.redraw();
     try {
-      const loaded = await this.outlines.load(overlay);
-      if (this.view.overlays.includes(overlay)) this.loaded = loaded;
+      const [loaded, maps] = await Promise.all([
+        this.outlines.load(overlay),
+        this.heat.load(overlay?.heat),
+      ]);
+      // somebody may have chosen another one meanwhile
+      if (overlay && this.part("overlay").value === job && this.view.overlays.includes(overlay)) {
+        this.loaded = loaded;
+        this.maps = maps;
+      }
     } catch (error) {
       this.says(say("no_outlines", { why: error.message }));
       this.root.querySelector("[data-corner=value]").textContent = say("no_outlines", { why: error.message });
@@ -314,7 +326,10 @@ class Viewer {
           .filter((item) => item.axes && item.image === entry.image)
           .map((item) => ({ colour: item.colour, lines: item.axes }))
       : [];
+    const heat = this.on.heat ? this.heat.of(this.maps, entry.image) : null;
+    this.root.dataset.heated = String(Boolean(heat));
     this.screen.draw(this.frame, this.stack.aspect, {
+      heat,
       outlines,
       axes,
       labels: this.on.labels,
@@ -387,6 +402,7 @@ class Viewer {
     const letters = {
       o: () => this.toggle("outlines"),
       l: () => this.toggle("labels"),
+      h: () => this.toggle("heat"),
       i: () => this.toggle("inverted"),
       n: () => this.next(),
       "+": () => this.zoom(1.25),
