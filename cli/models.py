@@ -260,9 +260,7 @@ def compress(
     ] = False,
     weights_only: Annotated[
         bool,
-        typer.Option(
-            "--weights-only", help="Quantise on the disk only; any network."
-        ),
+        typer.Option("--weights-only", help="Quantise on the disk only; any network."),
     ] = False,
     split: Annotated[str, typer.Option(help="Split that both are judged on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, last line.")] = False,
