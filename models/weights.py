@@ -15,7 +15,7 @@ from core.modelspec import ModelSpec
 
 _SCALE = ".scale_of_eight_bits"
 _LEAST_AXES, _LEAST_WEIGHTS = 2, 256
-_MOST, _TINY = 127.0, 1e-12
+_MOST, _TINY = 127.0, 1e-4
 
 
 def sha256(path: Path) -> str:
@@ -51,10 +51,11 @@ def save_eighth(network: nn.Module, path: Path) -> str:
             tensors[name] = given.half().contiguous()
         else:
             largest = given.float().flatten(1).abs().amax(dim=1).clamp_min(_TINY)
-            scale = (largest / _MOST).float()
+            scale = (largest / _MOST).half().float()  # as it is read back
             shape = (-1, *[1] * (given.ndim - 1))
-            tensors[name] = (given.float() / scale.view(shape)).round().to(torch.int8).contiguous()
-            tensors[name + _SCALE] = scale.contiguous()
+            steps = (given.float() / scale.view(shape)).round().clamp(-_MOST, _MOST)
+            tensors[name] = steps.to(torch.int8).contiguous()
+            tensors[name + _SCALE] = scale.half().contiguous()
     path.write_bytes(save(tensors))
     return sha256(path)
 
@@ -67,7 +68,7 @@ def _whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) in tensors:
             continue
         if scale is not None:
-            found[name] = value.float() * scale.view(-1, *[1] * (value.ndim - 1))
+            found[name] = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
         else:
             found[name] = value.float() if value.is_floating_point() else value
     return found
