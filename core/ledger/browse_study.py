@@ -30,6 +30,8 @@ from core.ledger.rows import (
     instance_value,
     job_value,
     result_value,
+    series_value,
+    study_value,
     transfer_value,
 )
 from core.ledger.statements import Evidence
@@ -48,6 +50,7 @@ from core.schema import (
     RouteDecisionRow,
     SeriesAssociationRow,
     SeriesRow,
+    StudyRow,
     TransferRow,
 )
 
@@ -142,16 +145,20 @@ class BrowseStudy:
         Raises:
             NotFoundError: no such study.
         """
-        study = self._views.study(study_instance_uid)
+        row = self._session.get(StudyRow, study_instance_uid)
+        if row is None:
+            raise NotFoundError(f"no study {study_instance_uid}")
+        series = self._series(study_instance_uid)
+        study = study_value(row, tuple(item.series for item in series))
         jobs, left_out = self._jobs(study_instance_uid)
         return StudyPage(
             study=study,
-            series=self._series(study),
+            series=series,
             jobs=jobs,
             left_out=left_out,
             delivered=self._views.delivered(study_instance_uid),
             evidence=tuple(EvidenceBook(self._session).of_study(study_instance_uid)),
-            conflicts=self._conflicts(study_instance_uid),
+            conflicts=self._conflicts(study_instance_uid) if study.conflict else (),
         )
 
     def instances(self, series_instance_uid: str, limit: int) -> list[Held]:
@@ -224,28 +231,30 @@ class BrowseStudy:
         )
         return {uid: (count, first) for uid, count, first in rows}
 
-    def _series(self, study: Study) -> tuple[StudySeries, ...]:
-        uids = [item.series_instance_uid for item in study.series]
+    def _series(self, study_uid: str) -> tuple[StudySeries, ...]:
+        rows = self._session.scalars(
+            select(SeriesRow)
+            .where(SeriesRow.study_instance_uid == study_uid)
+            .order_by(SeriesRow.number, SeriesRow.series_instance_uid)
+        ).all()
+        uids = [row.series_instance_uid for row in rows]
         images = self._images(uids)
-        last = dict(
-            self._session.execute(
-                select(SeriesRow.series_instance_uid, SeriesRow.last_received_at).where(
-                    SeriesRow.series_instance_uid.in_(uids)
-                )
-            ).all()
-        )
         decisions = self._decisions(uids)
         associations = self._associations(uids)
-        return tuple(
-            StudySeries(
-                series=item,
-                decisions=tuple(decisions.get(item.series_instance_uid, ())),
-                associations=tuple(associations.get(item.series_instance_uid, ())),
-                first_received_at=images.get(item.series_instance_uid, (0, None))[1],
-                last_received_at=last[item.series_instance_uid],
+        made = []
+        for row in rows:
+            uid = row.series_instance_uid
+            count, first = images.get(uid, (0, None))
+            made.append(
+                StudySeries(
+                    series=series_value(row, count),
+                    decisions=tuple(decisions.get(uid, ())),
+                    associations=tuple(associations.get(uid, ())),
+                    first_received_at=first,
+                    last_received_at=row.last_received_at,
+                )
             )
-            for item in study.series
-        )
+        return tuple(made)
 
     def _decisions(self, uids: Sequence[str]) -> dict[str, list[RouteDecision]]:
         newest = (
@@ -301,6 +310,8 @@ class BrowseStudy:
             .order_by(JobRow.created_at.desc(), JobRow.id)
         ).all()
         shown = rows[:_MOST_JOBS]
+        if not shown:
+            return (), 0
         ids = [row.id for row in shown]
         series: dict[str, list[str]] = {}
         for job_id, uid in self._session.execute(

@@ -24,6 +24,7 @@ from core.domain import (
     ResultKind,
     Series,
     Space,
+    Study,
     Transfer,
 )
 from core.lifecycle import JobState, RenditionState, SeriesState, TransferState
@@ -37,6 +38,7 @@ from core.schema import (
     RenditionRow,
     ResultRow,
     SeriesRow,
+    StudyRow,
     TransferRow,
 )
 
@@ -72,6 +74,21 @@ def insert_many_unless_there(
         statement = insert(target).values(part).on_conflict_do_nothing()
         made += len(session.execute(statement.returning(*target.primary_key)).all())
     return made
+
+
+def study_value(row: StudyRow, series: tuple[Series, ...]) -> Study:
+    """A study with its series."""
+    return Study(
+        study_instance_uid=row.study_instance_uid,
+        patient_id=row.patient_id,
+        patient_name=row.patient_name,
+        accession_number=row.accession_number,
+        description=row.description,
+        study_date=row.study_date,
+        first_received_at=row.first_received_at,
+        conflict=row.conflict,
+        series=series,
+    )
 
 
 def series_value(row: SeriesRow, instances: int) -> Series:

@@ -32,6 +32,7 @@ from core.ledger.rows import (
     rendition_value,
     result_value,
     series_value,
+    study_value,
     transfer_value,
 )
 from core.ledger.turns import what_it_waits_for
@@ -196,17 +197,7 @@ class Views:
         row = self._session.get(StudyRow, study_instance_uid)
         if row is None:
             raise NotFoundError(f"no study {study_instance_uid}")
-        return Study(
-            study_instance_uid=row.study_instance_uid,
-            patient_id=row.patient_id,
-            patient_name=row.patient_name,
-            accession_number=row.accession_number,
-            description=row.description,
-            study_date=row.study_date,
-            first_received_at=row.first_received_at,
-            conflict=row.conflict,
-            series=self._series_of(study_instance_uid),
-        )
+        return study_value(row, self._series_of(study_instance_uid))
 
     def route_decisions(self, series_instance_uid: str) -> tuple[RouteDecision, ...]:
         """Why each route took the series or not, when it was last decided."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pydicom
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from support.pages import (
     LABEL,
     PATIENCE_MS,
@@ -17,9 +22,11 @@ from support.pages import (
     sign_in,
     tinted,
 )
+from support.pages_node import Node, Sent, segmented, whole_node
 from support.phantoms import cr, us
 from support.web import PASSWORD, Site, site_of_its_own
 
+from core.domain import ResultKind
 from core.lifecycle import JobState
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ def page(browser: Browser, here: Site) -> Iterator[Page]:
 class opened:
     """A page of its own browser profile, signed in; complaints of scripts fail the test."""
 
-    def __init__(self, browser: Browser, here: Site, name: str, **options: Any) -> None:
+    def __init__(self, browser: Browser, here: Site | Node, name: str, **options: Any) -> None:
         self.context = browser.new_context(
             viewport={"width": 1400, "height": 900}, locale="en-US", **options
         )
@@ -106,73 +113,88 @@ def test_a_wrong_password_is_refused_and_the_right_one_leads_where_one_wanted(
     context.close()
 
 
-def test_a_study_arrives_and_finishes_before_ones_eyes_and_is_read(
-    here: Site, page: Page, tmp_path: Path
+def test_a_study_arrives_is_analysed_before_ones_eyes_and_is_read(
+    browser: Browser, tmp_path: Path
 ) -> None:
     from playwright.sync_api import expect
 
-    study = Analysed.phantom(tmp_path, patient_name="Phantom^Live", patient_id="LIVE-1")
-    page.wait_for_selector('[data-live-state="on"]')
-    # nothing below loads a page by itself until the link is clicked
-    page.evaluate("window.same = true")
-    study.arrive(here, 5)
-    page.get_by_text("5 images").wait_for()
-    study.arrive(here)
-    page.get_by_text("12 images").wait_for()
-    job = study.job(here)
-    row = page.locator(f"#j-{job}")
-    row.get_by_text("waiting").first.wait_for()
-    study.begin(here, job)
-    row.get_by_text("running").first.wait_for()
-    study.finish(here, job)
-    row.get_by_text("done").first.wait_for()
-    row.get_by_text("1 due").wait_for()
-    assert page.evaluate("window.same") is True
+    sent = Sent.phantom(tmp_path / "study", patient_name="Phantom^Live", patient_id="LIVE-1")
+    with whole_node(tmp_path) as node, opened(browser, node, "administrator") as page:
+        page.wait_for_selector('[data-live-state="on"]')
+        # nothing below loads a page by itself until the link is clicked
+        page.evaluate("window.same = true")
+        sent.send(node, 0, 9)
+        page.locator("#arriving").get_by_text("9 images").wait_for()
+        sent.send(node, 9, 24)
+        row = page.locator("tr[data-row]")
+        row.get_by_text("mr-flair-glioma", exact=True).wait_for()
+        row.get_by_text("done").first.wait_for()
+        row.get_by_text("3 sent").wait_for()
+        assert page.evaluate("window.same") is True
 
-    row.get_by_role("link", name="Phantom, Live").click()
+        row.get_by_role("link", name="Phantom, Live").click()
+        _look_around(page, sent, node)
+        explained = page.locator("#explanation").inner_text()
+        assert "24 images; nothing came for" in explained
+        assert "matched (Modality, SeriesDescription; 24 images)" in explained
+
+        # the raw header of one of its images
+        page.get_by_role("link", name="raw headers").first.click()
+        page.locator("table a.uid").first.click()
+        page.get_by_placeholder("Find in this list").fill("0010,0010")
+        lines = page.locator("table.headers tbody tr:visible")
+        expect(lines).to_have_count(1, timeout=PATIENCE_MS)
+        assert "Phantom^Live" in lines.inner_text()
+
+
+def _look_around(page: Page, sent: Sent, node: Node) -> None:
+    """Read the finding, and do with the image what readers do."""
     screen = Screen(page)
     # it opens where the finding is seen best, its outline drawn
-    screen.wait(study.largest + 1)
-    screen.outlined(1)
+    page.wait_for_selector(
+        '[data-viewer]:not([data-outlined="0"])[data-ready]:not([data-ready=""])'
+    )
+    at = int(screen.root.get_attribute("data-ready") or 0)
+    image = pydicom.dcmread(sent.study.files("FLAIR")[at - 1], stop_before_pixels=True)
+    mask = segmented(node.made("SEG"), str(image.SOPInstanceUID))
+    truth = sent.study.truth[at - 1]
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
     assert "Not for clinical use" in page.locator(".patient").inner_text()
     finding = page.locator("table.findings tbody tr").first.inner_text()
     assert LABEL in finding
-    assert "12.34 mL" in finding
-    assert "0.97" in finding
-    explained = page.locator("#explanation").inner_text()
-    assert "the test says so" in explained
+    assert "mL" in finding
+    assert "mm" in finding
 
-    # red runs along the border of the lesion, and nowhere far from it
+    # red runs along the border of what was segmented, and nowhere far from it
     page.keyboard.press("l")  # the label would be on top of it
-    red = tinted(screen.pixels(128, 128))
-    mask = study.mask[study.largest]
+    red = tinted(screen.pixels(*mask.shape))
     near = np.zeros_like(mask)
     for down in (-2, -1, 0, 1, 2):
         for right in (-2, -1, 0, 1, 2):
             near |= np.roll(mask, (down, right), axis=(0, 1))
-    shown = tinted(screen.canvas())
-    assert shown.any()
+    assert red.any()
     assert not (red & ~near).any()
+    outlined = screen.root.get_attribute("data-outlined")
     page.keyboard.press("o")
     screen.outlined(0)
     assert not tinted(screen.canvas()).any()
     page.get_by_role("button", name="Outlines").click()
-    screen.outlined(1)
+    screen.outlined(int(outlined or 0))
 
     # slices by wheel, by keys and by the finding's link
     stage = page.locator("[data-stage]")
     stage.hover()
     page.mouse.wheel(0, 120)
-    screen.wait(study.largest + 2)
+    screen.wait(at + 1)
     page.locator("[data-canvas]").focus()
     page.keyboard.press("Home")
     screen.wait(1)
     page.keyboard.press("ArrowDown")
     screen.wait(2)
     page.keyboard.press("End")
-    screen.wait(12)
-    page.get_by_role("button", name=f"show {study.largest + 1}").click()
-    screen.wait(study.largest + 1)
+    screen.wait(24)
+    page.get_by_role("button", name=f"show {at}").first.click()
+    screen.wait(at)
 
     # window and level by drag, by keys
     before = screen.corner("window")
@@ -193,14 +215,6 @@ def test_a_study_arrives_and_finishes_before_ones_eyes_and_is_read(
     assert np.abs(screen.canvas().astype(int).mean() - plain) > 0.5
     page.keyboard.press("0")
     assert abs(screen.canvas().mean() - plain) < 0.5
-
-    # the raw header of one of its images
-    page.get_by_role("link", name="raw headers").first.click()
-    page.get_by_role("link", name=str(study.images[0].SOPInstanceUID)).click()
-    page.get_by_placeholder("Find in this list").fill("0010,0010")
-    lines = page.locator("table.headers tbody tr:visible")
-    expect(lines).to_have_count(1, timeout=PATIENCE_MS)
-    assert "Phantom^Live" in lines.inner_text()
 
 
 def test_failed_jobs_tell_why_and_are_run_again_together(
@@ -269,6 +283,42 @@ def test_radiographs_and_ultrasound_are_shown_as_they_are(here: Site, page: Page
     page.locator("[data-canvas]").focus()
     page.keyboard.press("ArrowDown")
     screen.wait(3)
+
+
+def test_where_a_classifier_looked_is_shown_over_the_image(here: Site, page: Page) -> None:
+    film = cr().datasets[0]
+    film.PatientID, film.StudyInstanceUID = "CR-2", "1.2.77.2"
+    film.SeriesInstanceUID, film.SOPInstanceUID = "1.2.77.2.1", "1.2.77.2.1.1"
+    here.add_images(datasets=[film])
+    # the second of two tiles belongs to it, and is warm in its upper left quarter
+    sheet = np.full((16, 32), 255, np.uint8)
+    sheet[:, 16:] = 0
+    sheet[:8, 16:24] = 128
+    text = PngInfo()
+    text.add_text("maps", json.dumps({"1.2.3": [0, 0, 16, 16], "1.2.77.2.1.1": [16, 0, 16, 16]}))
+    made = BytesIO()
+    Image.fromarray(sheet).save(made, "png", pnginfo=text)
+    here.add_job(
+        study="1.2.77.2",
+        series="1.2.77.2.1",
+        state=JobState.DONE,
+        results=[(ResultKind.HEAT, made.getvalue())],
+    )
+    page.goto(f"{here.base}/studies/1.2.77.2")
+    screen = Screen(page)
+    screen.wait(1)
+    button = page.get_by_role("button", name="Activation")
+    button.click()
+    page.wait_for_selector('[data-viewer][data-heated="true"]')
+    rows, columns = film.Rows, film.Columns
+    warm = tinted(screen.pixels(rows, columns))
+    assert warm[rows // 8 : rows * 3 // 8, columns // 8 : columns * 3 // 8].all()
+    assert not warm[rows * 5 // 8 :].any()
+    assert not warm[:, columns * 5 // 8 :].any()
+    page.locator("[data-canvas]").focus()
+    page.keyboard.press("h")
+    page.wait_for_selector('[data-viewer][data-heated="false"]')
+    assert not tinted(screen.canvas()).any()
 
 
 def test_every_page_fits_each_screen_by_keyboard_and_runs_no_text_of_an_image(

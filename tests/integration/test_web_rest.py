@@ -195,7 +195,7 @@ def test_a_peer_is_asked_whether_it_is_there(here: Site) -> None:
     peer = here.settings.peer("pacs")
     assert peer is not None
     assert peer.port is not None
-    with here.client() as client:
+    with here.client(Role.OPERATOR) as client:
         away = client.post("/api/v1/peers/pacs/echo").json()
         assert away["well"] is False
         assert away["message"]

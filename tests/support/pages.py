@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import highdicom as hd
 import numpy as np
@@ -178,6 +178,13 @@ class Analysed:
             )
 
 
+class HasPages(Protocol):
+    """Whatever runs the pages, at `base`."""
+
+    @property
+    def base(self) -> str: ...
+
+
 class Screen:
     """The image viewer of the study page, as a person sees it."""
 
@@ -218,7 +225,7 @@ def tinted(colours: np.ndarray) -> np.ndarray:
     return np.asarray((red - green > 60) & (red - blue > 60))
 
 
-def sign_in(page: Page, here: Site, name: str, password: str) -> None:
+def sign_in(page: Page, here: HasPages, name: str, password: str) -> None:
     """Fill the form and send it."""
     page.goto(f"{here.base}/sign-in")
     page.get_by_label("Name", exact=True).fill(name)

@@ -15,7 +15,7 @@ from core.modelspec import ModelSpec
 from core.settings import Peer, Route, rule_faults
 from node.keeping.disk import Level, disks
 from node.web import actions
-from node.web.access import Administrator, Viewer
+from node.web.access import Administrator, Operator, Viewer
 from node.web.api.shapes import Name
 from node.web.room import InRoom, Room
 
@@ -95,7 +95,7 @@ def list_peers(_: Viewer, room: InRoom) -> list[PeerNow]:
 
 
 @router.post("/peers/{name}/echo", tags=["peers"])
-def echo(_: Viewer, room: InRoom, name: Name) -> actions.Echoed:
+def echo(_: Operator, room: InRoom, name: Name) -> actions.Echoed:
     """Ask a peer whether it is there (C-ECHO)."""
     return actions.echo(room, name)
 
@@ -113,7 +113,7 @@ def list_routes(_: Viewer, room: InRoom) -> list[Route]:
 
 
 @router.post("/routes/try", tags=["routes"])
-def try_route(who: Administrator, room: InRoom, body: Trial) -> list[Fared]:
+def try_route(who: Operator, room: InRoom, body: Trial) -> list[Fared]:
     """Hold a route against the newest whole series, before it goes into the settings."""
     faults = rule_faults(body.route.model_dump()["match"])
     if faults:

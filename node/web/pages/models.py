@@ -20,6 +20,8 @@ from node.web.room import InRoom
 router = APIRouter()
 
 _MOST_BYTES = 256 * 1024
+# A card links to files beside it, which are not here.
+_BESIDE = re.compile(r"(?<!!)\[([^\]\[]+)\]\((?![a-z][a-z0-9+.-]*:|#|//)[^)\s]*\)", re.IGNORECASE)
 _HEADING = re.compile(r"<(/?)h([1-5])>")
 
 
@@ -72,7 +74,7 @@ def _rendered(path: Path, size: int, changed: int) -> Markup | None:
     with path.open("rb") as stream:
         text = stream.read(min(size, _MOST_BYTES)).decode("utf-8", errors="replace")
     # its first heading repeats the page's; the others go one level down
-    html = _markdown().render(re.sub(r"\A\s*# .*\n", "", text))
+    html = _markdown().render(_BESIDE.sub(r"\1", re.sub(r"\A\s*# .*\n", "", text)))
     lower = _HEADING.sub(lambda found: f"<{found[1]}h{int(found[2]) + 1}>", html)
     return Markup(lower)  # noqa: S704 - made by markdown-it with html=False
 

@@ -99,6 +99,7 @@ class Viewer {
       return;
     }
     this.part("slider").max = String(frames.length);
+    this.part("slider").parentElement.hidden = frames.length < 2;
     this.window = { mode: "stored", place: 0 };
     const select = this.part("overlay");
     select.replaceChildren(
