@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import LedgerError, LedgerValueError
 from core.ledger.accounts import Accounts, SignInThrottle
+from core.ledger.backlog import Backlog
 from core.ledger.browse import Browse
 from core.ledger.browse_figures import BrowseFigures
 from core.ledger.browse_study import BrowseStudy
@@ -89,6 +90,7 @@ class Work:
     holdings: Holdings
     meters: Meters
     notices: Notices
+    backlog: Backlog
 
 
 class Ledger:
@@ -177,6 +179,7 @@ class Ledger:
                     holdings=Holdings(session),
                     meters=Meters(session),
                     notices=Notices(session),
+                    backlog=Backlog(session),
                     browse=Browse(session),
                     study_page=BrowseStudy(session),
                     figures=BrowseFigures(session),

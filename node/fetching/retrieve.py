@@ -39,12 +39,16 @@ from node.fetching.stopping import (
 _SUCCESS, _SOME_FAILED, _CANCELLED = 0x0000, 0xB000, 0xFE00
 _PENDING = frozenset({0xFF00, 0xFF01})
 _DESTINATION_UNKNOWN = 0xA801
+_UNABLE = 0xC  # 0xCxxx: what some answer instead
 _BROKEN = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, OSError)
 _STORAGE = frozenset(STORAGE_CLASSES)
 # Proposed where it is not known what comes: the usual classes, as many as an association carries.
 USUAL_CLASSES: tuple[UID, ...] = tuple(
     dict.fromkeys(
-        (*(UID(str(item.abstract_syntax)) for item in StoragePresentationContexts), *RETIRED_CLASSES)
+        (
+            *(UID(str(item.abstract_syntax)) for item in StoragePresentationContexts),
+            *RETIRED_CLASSES,
+        )
     )
 )[: MOST_PROPOSED - 1]
 
@@ -56,6 +60,7 @@ class Outcome:
     Attributes:
         completed, warning, failed, remaining: sub-operations, as the peer counts them.
         failed_uids: SOP Instance UIDs that it names as not sent.
+        counted: whether the peer counts at all; in its last answer it need not.
         why: what is wrong in words; empty where everything was sent.
     """
 
@@ -64,6 +69,7 @@ class Outcome:
     failed: int = 0
     remaining: int = 0
     failed_uids: list[str] = field(default_factory=list)
+    counted: bool = False
     why: str = ""
 
     @property
@@ -78,6 +84,7 @@ class Outcome:
         self.failed += other.failed
         self.remaining = other.remaining
         self.failed_uids += other.failed_uids
+        self.counted |= other.counted
         self.why = "; ".join(dict.fromkeys(filter(None, (self.why, other.why))))
 
 
@@ -263,8 +270,11 @@ def _end(
         raise StoppedError("stopped")
     if status not in {_SUCCESS, _SOME_FAILED} and not outcome.sent:
         remedy = None
-        if status == _DESTINATION_UNKNOWN:
-            remedy = f"Add {destination} with this machine's address and port to the peer."
+        if destination and (status == _DESTINATION_UNKNOWN or status >> 12 == _UNABLE):
+            remedy = (
+                f"See that the peer has {destination} as a destination, with its address and "
+                "port, and that it runs."
+            )
         raise AnsweredNoError(f"{peer} answered {meaning(status, comment)}", status, remedy=remedy)
     if outcome.failed or status not in {_SUCCESS, _SOME_FAILED}:
         outcome.why = f"{peer} answered {meaning(status, comment)}; {outcome.failed} not sent"
@@ -276,6 +286,7 @@ def _count(answer: Dataset, outcome: Outcome) -> None:
         value = answer.get(f"NumberOf{name.capitalize()}Suboperations")
         if value is not None:
             setattr(outcome, name, int(value))
+            outcome.counted = True
         elif name == "remaining":
             outcome.remaining = 0
 
