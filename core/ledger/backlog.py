@@ -69,7 +69,8 @@ class Backlog:
                 )
                 .group_by(InstanceRow.series_instance_uid)
             )
-            found |= {uid: count for uid, count in rows}
+            for uid, count in rows:
+                found[uid] = count
         return found
 
     def own(self, series: Collection[str]) -> frozenset[str]:

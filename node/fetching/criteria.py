@@ -192,7 +192,7 @@ def _says(answer: Answer, keyword: str, wanted: Collection[str]) -> bool | None:
 def _day(text: str) -> date:
     for form in ("%Y-%m-%d", "%Y%m%d"):
         try:
-            return datetime.strptime(text.strip(), form).date()  # noqa: DTZ007 - a day, no moment
+            return datetime.strptime(text.strip(), form).date()
         except ValueError:
             continue
     raise InvalidValueError(f"{text!r} is no day: write YYYY-MM-DD")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 from core.errors import PeerError
@@ -164,7 +165,10 @@ class Fetcher:
             StoppedError: somebody asked to stop.
         """
         for day in self._days():
-            for study in self._patiently(lambda day=day: self._search(day)):
+            studies, why = self._patiently(partial(self._search, day))
+            if why:
+                self.report.failed.append((day, why))
+            for study in studies:
                 self._found(study)
                 with self._asking() as search:
                     missing = self._missing(search, study)
@@ -180,20 +184,24 @@ class Fetcher:
             StoppedError: somebody asked to stop.
             SentinodeError: the journal cannot be written.
         """
+        line: dict[str, Any]
         days, done = self._recall(journal)
         how = self._patiently(lambda: choose(self._settings, self._order.peer, self._order.how))
         begun = 0
         for day in self._days():
             if day not in days:
-                days[day] = self._patiently(lambda day=day: self._search(day))
+                days[day], why = self._patiently(partial(self._search, day))
                 journal.note({"day": day, "studies": [_written(item) for item in days[day]]})
+                if why:
+                    line = {"study": day, "state": State.FAILED.value, "why": why}
+                    journal.note(line)
+                    self._count(line)
                 for study in days[day]:
                     self._found(study)
             for study in days[day]:
                 if study.uid in done or study.uid == self._order.except_study:
                     continue
-                missing, classes = self._patiently(lambda s=study: self._needed(s, how))
-                line: dict[str, Any]
+                missing, classes = self._patiently(partial(self._needed, study, how))
                 if not missing:
                     line = {"study": study.uid, "state": _idle(study)}
                 else:
@@ -230,13 +238,13 @@ class Fetcher:
         with associate(calling, order.peer, find_contexts(), _FIND_SECONDS) as association:
             yield Search(association, order.peer, order.criteria, self._stop, order.most_answers)
 
-    def _search(self, day: str) -> list[FoundStudy]:
+    def _search(self, day: str) -> tuple[list[FoundStudy], str]:
+        """The studies of a day; or why they cannot be listed, where others still can."""
         try:
             with self._asking() as search:
-                return search.studies(day)
+                return search.studies(day), ""
         except TooManyError as error:
-            self.report.failed.append((day, str(error)))
-            return []
+            return [], f"{error} in an hour; name more to look for"
 
     def _found(self, study: FoundStudy) -> None:
         self.report.found += 1
@@ -283,7 +291,8 @@ class Fetcher:
         for _ in range(_TRIES):
             try:
                 outcome, sent = self._patiently(
-                    lambda: retrieve(
+                    partial(
+                        retrieve,
                         self._settings,
                         self._order.peer,
                         questions,
@@ -291,7 +300,8 @@ class Fetcher:
                         classes,
                         self._order.timeout,
                         self._stop,
-                    )
+                    ),
+                    broken=False,
                 )
                 why = outcome.why
                 if not why and not sent and (how is How.GET or outcome.counted):
@@ -308,18 +318,21 @@ class Fetcher:
         state = State.FAILED if why else State.FETCHED
         return {"study": study.uid, "state": state.value, "objects": sent, "why": why}
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Do something with the peer; wait for one that is away, and tell so."""
+    def _patiently(self, action: Callable[[], T], *, broken: bool = True) -> T:
+        """Do something with the peer; wait for one that is away, and tell so.
+
+        Args:
+            broken: also when it broke off in the middle.
+        """
         wait, waited = _FIRST_WAIT, 0.0
         while True:
             if self._stop.is_set():
                 raise StoppedError("stopped")
             try:
                 result = action()
-            except BrokenOffError:
-                raise
             except PeerError as error:
-                if not error.retry or waited >= self._order.patience:
+                passes = error.retry and (broken or not isinstance(error, BrokenOffError))
+                if not passes or waited >= self._order.patience:
                     raise
                 self.waits(str(error))
                 self._stop.wait(wait)

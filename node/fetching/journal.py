@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 

@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from pydicom import config
-from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID as PydicomUID

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -149,13 +150,8 @@ def move(
     with associate(calling_ae, peer, contexts, timeout) as association:
         for question in questions:
             with cancelling(association, model.move, stop):
-                identifier = question.dataset()
-                answers = _begun(
-                    peer,
-                    lambda identifier=identifier: association.send_c_move(
-                        identifier, destination, model.move, msg_id=MESSAGE_ID
-                    ),
-                )
+                send = partial(association.send_c_move, question.dataset(), destination)
+                answers = _begun(peer, partial(send, model.move, msg_id=MESSAGE_ID))
                 total.add(_end(peer, answers, stop, tell, total, str(destination)))
     return total
 
@@ -188,18 +184,15 @@ def get(
     contexts = [build_context(model.get, list(UNCOMPRESSED)), *get_contexts(classes)]
     roles = _roles(contexts[1:])
     total = Outcome()
-    with associate(calling_ae, peer, contexts, timeout, handlers, roles) as association:
-        with opened(association):
-            for question in questions:
-                with cancelling(association, model.get, stop):
-                    identifier = question.dataset()
-                    answers = _begun(
-                        peer,
-                        lambda identifier=identifier: association.send_c_get(
-                            identifier, model.get, msg_id=MESSAGE_ID
-                        ),
-                    )
-                    total.add(_end(peer, answers, stop, tell, total, ""))
+    with (
+        associate(calling_ae, peer, contexts, timeout, handlers, roles) as association,
+        opened(association),
+    ):
+        for question in questions:
+            with cancelling(association, model.get, stop):
+                send = partial(association.send_c_get, question.dataset())
+                answers = _begun(peer, partial(send, model.get, msg_id=MESSAGE_ID))
+                total.add(_end(peer, answers, stop, tell, total, ""))
     return total
 
 

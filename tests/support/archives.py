@@ -43,8 +43,10 @@ class Archive:
             paths.append(str(path))
         program = require_program("storescu", "/usr/bin")
         subprocess.run(
-            [program, "-R", "-aet", "MR1", "-aec", self.ae_title, "127.0.0.1", str(self.port)]
-            + paths,
+            [
+                *(program, "-R", "-aet", "MR1", "-aec", self.ae_title),
+                *("127.0.0.1", str(self.port), *paths),
+            ],
             env=DCMTK_ENVIRONMENT,
             check=True,
             capture_output=True,
@@ -65,9 +67,7 @@ def dcmqrscp(folder: Path, known: dict[str, int], *, ae_title: str = "DCMQR") ->
     port = free_port()
     database = folder / "db"
     database.mkdir(parents=True)
-    hosts = [
-        f"h{number} = ({ae}, 127.0.0.1, {to})" for number, (ae, to) in enumerate(known.items())
-    ]
+    hosts = [f"h{to} = ({ae}, 127.0.0.1, {to})" for ae, to in known.items()]
     config = folder / "dcmqrscp.cfg"
     config.write_text(
         "\n".join(
