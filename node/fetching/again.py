@@ -66,7 +66,6 @@ class Choice:
     route: Route
     step: Step
     why: str
-    last: LastJob | None = None
 
 
 @dataclass(slots=True)
@@ -189,45 +188,37 @@ class Again:
         for route, answer in zip(self._routes, evaluate(self._routes, series), strict=True):
             if answer.matched:
                 last = work.backlog.last_job(old.series_instance_uid, route.name)
-                yield Choice(old, route, *self._judge(old, route, last), last)
+                yield Choice(old, route, *self._judge(old, route, last))
 
     def _judge(self, old: OldSeries, route: Route, last: LastJob | None) -> tuple[Step, str]:
-        assert route.model is not None
-        version = self._specs[route.model].version
-        if last is not None and last.state in _OPEN:
-            return Step.LEAVE, "its job is open"
-        if old.conflict:
-            return Step.LEAVE, "an identity conflict holds its study"
-        if old.gone:
-            return Step.LEAVE, "its images were removed; fetch it again"
+        hindrance = _hindrance(old, last)
+        if hindrance:
+            return Step.LEAVE, hindrance
         if last is None:
             return Step.NEW, "never analysed by this route"
         if last.model != route.model:
             return Step.NEW, f"analysed by {last.model}"
-        if last.model_version != version:
+        if last.model_version != self._specs[last.model].version:
             return Step.AGAIN, f"analysed by version {last.model_version}"
         if self._selection.again:
             return Step.AGAIN, f"it is {last.state}"
-        if last.state in _ANSWERED:
-            return Step.LEAVE, "analysed by the present version"
-        return Step.LEAVE, f"its job is {last.state}; see --again"
+        answered = last.state in _ANSWERED
+        reason = "analysed by the present version" if answered else f"its job is {last.state}"
+        return Step.LEAVE, reason
 
     def _make(self, choice: Choice, actor: str) -> None:
         uid, now = choice.series.series_instance_uid, clock.now()
         try:
             with self._ledger.write() as work:
                 # it may have changed while we waited
-                step, why = self._judge(
-                    choice.series, choice.route, work.backlog.last_job(uid, choice.route.name)
-                )
+                last = work.backlog.last_job(uid, choice.route.name)
+                step, why = self._judge(choice.series, choice.route, last)
                 if step is Step.LEAVE:
                     self._leave(why)
                     return
-                if step is Step.AGAIN and choice.last is not None:
+                if step is Step.AGAIN and last is not None:
                     version = self._specs[str(choice.route.model)].version
-                    work.jobs.rerun(
-                        choice.last.id, actor, now, model_version=version, most_priority=LOW
-                    )
+                    work.jobs.rerun(last.id, actor, now, model_version=version, most_priority=LOW)
                 else:
                     self._new(work, choice, actor)
         except IllegalMoveError as error:
@@ -264,6 +255,15 @@ class Again:
 
     def _leave(self, why: str) -> None:
         self.done.left[why] = self.done.left.get(why, 0) + 1
+
+
+def _hindrance(old: OldSeries, last: LastJob | None) -> str:
+    """Why nothing can be made of a series now; empty where it can."""
+    if last is not None and last.state in _OPEN:
+        return "its job is open"
+    if old.conflict:
+        return "an identity conflict holds its study"
+    return "its images were removed; fetch it again" if old.gone else ""
 
 
 def _fits(value: str, wanted: Collection[str]) -> bool:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
+from core import clock
 from core.errors import PeerError
 from core.identifiers import AETitle, DicomAddress
 from core.ledger import Ledger
@@ -139,7 +140,6 @@ class Fetcher:
     """Carries one order out.
 
     Args:
-        throttle: says when the next study may begin.
         stop: ends it at the next step; a request that runs is cancelled.
         tell: is told how far it is.
     """
@@ -149,12 +149,11 @@ class Fetcher:
         settings: Settings,
         ledger: Ledger,
         order: Order,
-        throttle: Throttle,
         stop: threading.Event,
         tell: Tell = lambda _: None,
     ) -> None:
         self._settings, self._ledger, self._order = settings, ledger, order
-        self._throttle, self._stop, self._tell = throttle, stop, tell
+        self._stop, self._tell = stop, tell
         self.report = Report()
 
     def plan(self) -> Iterator[tuple[FoundStudy, int]]:
@@ -176,8 +175,11 @@ class Fetcher:
             self.report.days_done += 1
         self.report.over = True
 
-    def run(self, journal: Journal) -> Report:
+    def run(self, journal: Journal, throttle: Throttle) -> Report:
         """Fetch; what is done is in the journal, so that the next call goes on.
+
+        Args:
+            throttle: says when the next study may begin.
 
         Raises:
             PeerError: the peer is away for longer than the order's patience, or refuses.
@@ -191,7 +193,8 @@ class Fetcher:
         for day in self._days():
             if day not in days:
                 days[day], why = self._patiently(partial(self._search, day))
-                journal.note({"day": day, "studies": [_written(item) for item in days[day]]})
+                found = [_written(item) for item in days[day]]
+                journal.note({"day": day, "asked": _today(), "studies": found})
                 if why:
                     line = {"study": day, "state": State.FAILED.value, "why": why}
                     journal.note(line)
@@ -207,7 +210,7 @@ class Fetcher:
                 else:
                     if self._order.limit and begun >= self._order.limit:
                         return self.report
-                    self._throttle.wait()
+                    throttle.wait()
                     begun += 1
                     line = self._fetch(study, missing, classes, how)
                 journal.note(line)
@@ -348,6 +351,8 @@ class Fetcher:
         done: set[str] = set()
         for line in journal.lines:
             if "day" in line:
+                if line["asked"] <= line["day"]:
+                    continue  # the day was not over: it may have more by now
                 days[line["day"]] = [_read(item) for item in line["studies"]]
                 for study in days[line["day"]]:
                     self._found(study)
@@ -406,6 +411,10 @@ def retrieve(
             reasons = "; ".join(sorted(set(inbox.refused.values())))
             outcome.why = f"{len(inbox.refused)} were not taken here: {reasons}"
         return outcome, inbox.kept
+
+
+def _today() -> str:
+    return f"{clock.now().astimezone():%Y%m%d}"
 
 
 def _idle(study: FoundStudy) -> str:

@@ -216,11 +216,12 @@ def plain(dataset: Dataset) -> dict[str, tuple[str, ...]]:
         if "SpecificCharacterSet" in dataset:
             del dataset["SpecificCharacterSet"]
         keys = keys_of(dataset, anything=True)
-    return {
-        key.keyword or f"({tag >> 16:04X},{tag & 0xFFFF:04X})": key.values
-        for tag, key in keys.items()
-        if key.vr != "SQ"
-    }
+    return {name_of(tag): key.values for tag, key in keys.items() if key.vr != "SQ"}
+
+
+def name_of(tag: int) -> str:
+    """The keyword of a tag, or `(gggg,eeee)` where it has none."""
+    return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def one(answer: Answer, keyword: str) -> str:
@@ -243,7 +244,7 @@ def _vr(tag: int) -> str:
 
 def _element(tag: int, text: str) -> DataElement:
     vr = _vr(tag)
-    wrong = InvalidValueError(f"{keyword_for_tag(tag) or hex(tag)}: {text!r} is none of its values")
+    wrong = InvalidValueError(f"{name_of(tag)}: {text!r} is none of its values")
     values: Any = [part.strip() for part in text.split("\\")] if text else []
     if vr == "UI":
         for item in values:

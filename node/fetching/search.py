@@ -14,11 +14,14 @@ from pynetdicom.association import Association
 from core.errors import InvalidValueError
 from core.identifiers import UID, DicomAddress
 from core.ledger.queries.attributes import Level
+from node.dimse.scu import NoContextError, associate
 from node.fetching.criteria import Criteria
-from node.fetching.find import TooManyError, matches
+from node.fetching.find import TooManyError, find_contexts, matches
 from node.fetching.question import Answer, Question, number, one, tag_of
+from node.fetching.stopping import AnsweredNoError
 
 MOST_ANSWERS = 2000
+_FIND_SECONDS = 60.0
 _STUDY_TOLD = ("StudyInstanceUID", "StudyDate", "PatientID", "ModalitiesInStudy")
 _SERIES_TOLD = (
     "SeriesInstanceUID",
@@ -147,6 +150,22 @@ class Search:
     def _ask(self, level: Level, keys: Mapping[int, str], most: int) -> Iterator[Answer]:
         question = Question(level, dict(sorted(keys.items())))
         return matches(self._association, self._peer, question, most=most, stop=self._stop)
+
+
+def classes_of(
+    calling_ae: str, peer: DicomAddress, study_uid: str, stop: threading.Event | None = None
+) -> frozenset[str]:
+    """The SOP classes of a study where the peer tells them, else nothing.
+
+    Raises:
+        PeerError: the peer is away.
+        StoppedError: somebody asked to stop.
+    """
+    try:
+        with associate(calling_ae, peer, find_contexts(), _FIND_SECONDS) as association:
+            return Search(association, peer, Criteria(), stop).classes(study_uid)
+    except (NoContextError, AnsweredNoError):
+        return frozenset()  # it can send all the same
 
 
 def _uid(answer: Answer, keyword: str) -> str:
