@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cli import expect, peers, retention, roles, setup, work
+from cli import ask, expect, fetch, peers, retention, roles, setup, work
 from cli.demo import demo
 from cli.models import app as models_app
 from cli.train import train
@@ -63,6 +63,8 @@ work.add_to(app)
 expect.add_to(app)
 retention.add_to(app)
 peers.add_to(app)
+ask.add_to(app)
+fetch.add_to(app)
 app.command(rich_help_panel="Begin")(demo)
 app.command(rich_help_panel="Models")(train)
 app.add_typer(models_app, name="models", rich_help_panel="Models")

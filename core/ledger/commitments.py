@@ -183,6 +183,30 @@ class Commitments:
             self._fail(row, message, now)
         return [(row.transaction_uid, message) for row in rows]
 
+    def by_hand(self, transaction_uid: str, destination: str, now: datetime) -> None:
+        """Note that somebody asks by hand, so that a report to our door is known.
+
+        No transfer belongs to it and nothing is due: it stands as one whose report did not come.
+        """
+        self._session.add(
+            CommitmentRow(
+                transaction_uid=transaction_uid,
+                destination=destination,
+                state=CommitmentState.FAILED,
+                attempts=1,
+                created_at=now,
+                asked_at=now,
+                message="asked by hand; no report yet",
+            )
+        )
+
+    def reported(self, transaction_uid: str) -> str | None:
+        """What a report said in short; None as long as there is none."""
+        row = self._session.scalar(
+            select(CommitmentRow).where(CommitmentRow.transaction_uid == transaction_uid)
+        )
+        return row.message if row is not None and row.state == CommitmentState.REPORTED else None
+
     def report(
         self,
         transaction_uid: str,
@@ -298,6 +322,10 @@ def _move(row: CommitmentRow, state: CommitmentState) -> None:
     row.lease_owner = row.lease_until = None
 
 
+def failure(code: int) -> str:
+    """A Failure Reason (0008,1197) in words (PS3.3 Section C.14)."""
+    return f"0x{code:04X} {_FAILURES.get(code, 'no reason that the standard knows')}"
+
+
 def _reason(code: int) -> str:
-    said = _FAILURES.get(code, "no reason that the standard knows")
-    return f"the destination did not keep it (storage commitment: 0x{code:04X} {said})"
+    return f"the destination did not keep it (storage commitment: {failure(code)})"

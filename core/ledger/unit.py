@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import LedgerError, LedgerValueError
 from core.ledger.accounts import Accounts, SignInThrottle
+from core.ledger.backlog import Backlog
 from core.ledger.browse import Browse
 from core.ledger.browse_figures import BrowseFigures
 from core.ledger.browse_study import BrowseStudy
@@ -93,6 +94,7 @@ class Work:
     notices: Notices
     workitems: Workitems
     subscriptions: Subscriptions
+    backlog: Backlog
 
 
 class Ledger:
@@ -183,6 +185,7 @@ class Ledger:
                     notices=Notices(session),
                     workitems=Workitems(session),
                     subscriptions=Subscriptions(session),
+                    backlog=Backlog(session),
                     browse=Browse(session),
                     study_page=BrowseStudy(session),
                     figures=BrowseFigures(session),

@@ -34,6 +34,8 @@ from node.dimse.sockets import no_delay
 
 # `Association.send_c_store` of a path: the data set's bytes as they are, in pieces
 _config.STORE_SEND_CHUNKED_DATASET = True
+# queries and their answers hold patients' names: not even made into text for a log
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 
 _MAX_PDU = 131072
 _MOST_PDUS_WAITING = 16

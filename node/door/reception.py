@@ -51,11 +51,17 @@ class Sender:
 
 
 class Reception:
-    """Takes instances for one receiver process."""
+    """Takes instances for one receiver process.
 
-    def __init__(self, settings: Settings, spool: ReceiverSpool, limits: Limits) -> None:
+    Args:
+        asked: they come because we asked for them, so the peer need not be one that may send.
+    """
+
+    def __init__(
+        self, settings: Settings, spool: ReceiverSpool, limits: Limits, *, asked: bool = False
+    ) -> None:
         self.spool, self.limits = spool, limits
-        self._everybody = settings.node.accept_unknown
+        self._everybody = settings.node.accept_unknown or asked
         self._senders = {peer.ae_title for peer in settings.peers if peer.send}
 
     def check(self, calling_ae: str) -> None:

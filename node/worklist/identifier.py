@@ -75,6 +75,19 @@ def read_identifier(data: bytes, *, implicit: bool) -> dict[int, Key]:
         raise QueryError(UNABLE_TO_PROCESS, "the identifier cannot be read") from error
 
 
+def keys_of(dataset: Dataset, *, anything: bool = False) -> dict[int, Key]:
+    """The keys of a data set, such as an answer to a query of ours, by tag.
+
+    Args:
+        anything: take text that has no character set byte by byte, whatever it is.
+
+    Raises:
+        QueryError: its character set is not known, or text is not in it.
+    """
+    encodings = ["latin-1"] if anything else _encodings(dataset)
+    return {key.tag: key for key in _keys(dataset, encodings)}
+
+
 def level_of(keys: Mapping[int, Key]) -> str:
     """Query/Retrieve Level (0008,0052).
 

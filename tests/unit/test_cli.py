@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from support.console import run
 from support.instances import T0, incoming, mr_slice
 from support.packages import write_spec
 
@@ -50,22 +49,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return work
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    """Run the console script's function in this process; gives exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
-    sys.argv = ["sentinode", *arguments]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
-        code: Any = 0
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.argv = before
-    return code, out.getvalue(), err.getvalue()
 
 
 def process(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

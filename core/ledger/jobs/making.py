@@ -107,11 +107,18 @@ class Making(JobRows):
         return job_id
 
     def rerun(
-        self, job_id: str, actor: str, now: datetime, *, model_version: str | None = None
+        self,
+        job_id: str,
+        actor: str,
+        now: datetime,
+        *,
+        model_version: str | None = None,
+        most_priority: int | None = None,
     ) -> str:
         """Make a new job with the input of an old one; returns its id.
 
-        `model_version` is the one that is installed now, if it is another.
+        `model_version` is the one that is installed now, if it is another; `most_priority` is
+        what the new job gets at most, so that many of them hold up nobody.
 
         Raises:
             NotFoundError: no such job.
@@ -157,7 +164,7 @@ class Making(JobRows):
             model_version=version,
             queue=row.queue,
             destinations=tuple(row.destinations),
-            priority=row.priority,
+            priority=row.priority if most_priority is None else min(row.priority, most_priority),
             size=row.size,
             sender=row.sender,
             expected=row.expected,
