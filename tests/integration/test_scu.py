@@ -96,8 +96,20 @@ class Site:
         return sorted((self.settings.data / "orders").glob("*.jsonl"))
 
 
+@pytest.fixture(scope="module")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with its tables; its copies are there at once."""
+    path = tmp_path_factory.mktemp("empty") / "ledger.db"
+    made = Ledger(f"sqlite:///{path}")
+    made.upgrade()
+    made.close()
+    return path
+
+
 @pytest.fixture
-def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
+def make_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_ledger: Path
+) -> Iterator[Callable[..., Site]]:
     monkeypatch.setenv("COLUMNS", "250")
     made: list[Ledger] = []
 
