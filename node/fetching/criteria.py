@@ -113,6 +113,11 @@ class Criteria:
             keys[tag_of("BodyPartExamined")] = self.body_parts[0]
         return keys
 
+    @property
+    def any_series(self) -> bool:
+        """Whether all series of a study are looked for. If not, the peer may have more of them."""
+        return not (self.modalities or self.body_parts or self.series_keys)
+
     def has_study(self, answer: Answer, day: str) -> bool:
         """Whether an answer at STUDY level is one of those that are looked for."""
         if day and one(answer, _STUDY_DATE) not in {"", day}:

@@ -169,9 +169,7 @@ class Fetcher:
                 self.report.failed.append((day, why))
             for study in studies:
                 self._found(study)
-                with self._asking() as search:
-                    missing = self._missing(search, study)
-                yield study, len(missing)
+                yield study, self._patiently(partial(self._missing, study))
             self.report.days_done += 1
         self.report.over = True
 
@@ -258,25 +256,45 @@ class Fetcher:
         self, study: FoundStudy, how: How
     ) -> tuple[tuple[FoundSeries, ...], Collection[str]]:
         """The series that are not here, and the SOP classes to expect of them."""
+        missing, doubtful = self._compare(study)
+        asked = missing and how is How.GET
+        if not doubtful and not asked:
+            return missing, ()
         with self._asking() as search:
-            missing = self._missing(search, study)
+            missing += self._short(search, study, doubtful)
             return missing, search.classes(study.uid) if missing and how is How.GET else ()
 
-    def _missing(self, search: Search, study: FoundStudy) -> tuple[FoundSeries, ...]:
+    def _missing(self, study: FoundStudy) -> int:
+        """How many of its series are not here."""
+        missing, doubtful = self._compare(study)
+        if not doubtful:
+            return len(missing)
+        with self._asking() as search:
+            return len(missing) + len(self._short(search, study, doubtful))
+
+    def _compare(self, study: FoundStudy) -> tuple[tuple[FoundSeries, ...], dict[FoundSeries, int]]:
+        """Series that are not here; and of those whose size the peer does not tell, how many
+        images are here."""
         uids = [item.uid for item in study.series]
         with self._ledger.read() as work:
             held, own = work.backlog.held(uids), work.backlog.own(uids)
-        found = []
-        for item in study.series:
-            have = held.get(item.uid, 0)
-            if item.uid in own:
-                continue
-            wanted = item.images
-            if have and wanted is None:
-                wanted = search.count(study.uid, item.uid)
-            if not have or have < (wanted or 0):
-                found.append(item)
-        return tuple(found)
+        others = [item for item in study.series if item.uid not in own]
+        missing = tuple(
+            item
+            for item in others
+            if held.get(item.uid, 0) < (1 if item.images is None else item.images)
+        )
+        return missing, {
+            item: held[item.uid] for item in others if item.images is None and item.uid in held
+        }
+
+    def _short(
+        self, search: Search, study: FoundStudy, doubtful: dict[FoundSeries, int]
+    ) -> tuple[FoundSeries, ...]:
+        """Those of which the peer lists more images than are here."""
+        return tuple(
+            item for item, have in doubtful.items() if search.count(study.uid, item.uid) > have
+        )
 
     def _fetch(
         self,
@@ -286,7 +304,8 @@ class Fetcher:
         how: How,
     ) -> dict[str, Any]:
         """Retrieve what is missing of one study; what came of it, as the journal keeps it."""
-        whole = len(missing) == len(study.series) and not study.others
+        everything = self._order.criteria.any_series and not study.others
+        whole = everything and len(missing) == len(study.series)
         questions = requests_for(study.uid, () if whole else [item.uid for item in missing], ())
         counts = [item.images for item in missing]
         expected = None if None in counts else sum(filter(None, counts))

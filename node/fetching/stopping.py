@@ -49,11 +49,10 @@ def cancelling(
     association: Association,
     sop_class: UID,
     stop: threading.Event | None,
-    grace_seconds: float = _GRACE_SECONDS,
 ) -> Iterator[Callable[[], None]]:
     """Watch a request: it is cancelled when `stop` is set, or when the given function is called.
 
-    A peer that does not end the request within `grace_seconds` of the C-CANCEL is aborted. An
+    A peer that does not end the request within some seconds of the C-CANCEL is aborted. An
     exception in the block aborts at once: nobody would hear the answers that still come.
     """
     wanted, ended = threading.Event(), threading.Event()
@@ -67,8 +66,10 @@ def cancelling(
         # the association may end at this moment
         with suppress(RuntimeError, ValueError):
             association.send_c_cancel(MESSAGE_ID, query_model=sop_class)
-        if not ended.wait(grace_seconds):
+        if not ended.wait(_GRACE_SECONDS):
             association.abort()
+            # pynetdicom wakes up who waits for an answer only when the peer aborts
+            association.dimse.msg_queue.put((None, None))
 
     watcher = threading.Thread(target=watch, name="canceller", daemon=True)
     watcher.start()

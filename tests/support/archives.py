@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,13 @@ from pynetdicom import AE, evt
 
 from core.errors import PeerError
 from core.identifiers import AETitle, DicomAddress
-from node.dimse.contexts import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from node.dimse.contexts import (
+    COMMITMENT,
+    COMMITMENT_INSTANCE,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+)
 from node.dimse.scu import echo
 from support.peers import DCMTK_ENVIRONMENT, Orthanc, free_port, orthanc, require_program, wait_for
 from support.queries import part10
@@ -134,6 +141,9 @@ class FakeArchive:
         abort_after: breaks a C-GET off after so many objects, so many times (`aborts`).
         before_object: called before each object of a C-GET goes out.
         obeys: whether it heeds C-CANCEL.
+        counts: whether it tells how many images a series has.
+        committed: SOP Instance UIDs that it is responsible for; None: it offers no commitment.
+        reports: whether it reports at all, which it does on the association of the question.
     """
 
     def __init__(self, objects: Iterable[Dataset] = (), ae_title: str = "FAKE") -> None:
@@ -148,6 +158,9 @@ class FakeArchive:
         self.offers = (STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE)
         self.obeys = True
         self.counts = True
+        self.committed: set[str] | None = None
+        self.reports = True
+        self._reporting: list[threading.Thread] = []
 
     @property
     def address(self) -> DicomAddress:
@@ -162,7 +175,8 @@ class FakeArchive:
         for uid in self.offers:
             ae.add_supported_context(uid)
         ae.add_supported_context(MRImageStorage, scu_role=True, scp_role=True)
-        ae.add_supported_context("1.2.840.10008.1.1")
+        if self.committed is not None:
+            ae.add_supported_context(COMMITMENT)
         server = ae.start_server(
             ("127.0.0.1", self.port),
             block=False,
@@ -170,12 +184,36 @@ class FakeArchive:
                 (evt.EVT_C_FIND, self._find),
                 (evt.EVT_C_GET, self._get),
                 (evt.EVT_C_MOVE, self._get),
+                (evt.EVT_N_ACTION, self._commit),
             ],
         )
         try:
             yield self
         finally:
             server.shutdown()
+            for thread in self._reporting:
+                thread.join(30)
+
+    def _commit(self, event: evt.Event) -> tuple[int, None]:
+        asked = event.action_information
+        if self.reports:
+            thread = threading.Thread(target=self._report, args=(event.assoc, asked))
+            self._reporting.append(thread)
+            thread.start()
+        return 0x0000, None
+
+    def _report(self, association: Any, asked: Dataset) -> None:
+        report = Dataset()
+        report.TransactionUID = asked.TransactionUID
+        report.ReferencedSOPSequence, report.FailedSOPSequence = [], []
+        for item in asked.ReferencedSOPSequence:
+            if str(item.ReferencedSOPInstanceUID) in (self.committed or ()):
+                report.ReferencedSOPSequence.append(item)
+            else:
+                item.FailureReason = 0x0112
+                report.FailedSOPSequence.append(item)
+        kind = 2 if report.FailedSOPSequence else 1
+        association.send_n_event_report(report, kind, COMMITMENT, COMMITMENT_INSTANCE)
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         asked = event.identifier
@@ -232,7 +270,7 @@ class FakeArchive:
             yield ("127.0.0.1", self.port)  # to itself: nobody looks where it goes
         found = self._matching(event.identifier)
         if self.retrieve_status:
-            yield 0
+            yield 1
             yield self.retrieve_status, None
             return
         yield len(found)
