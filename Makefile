@@ -31,7 +31,7 @@ lint: $(STAMP)
 # Much of their time the tests wait for processes and timers: more of them at once than cores.
 PYTEST_PROCESSES ?= 3
 tests: $(STAMP)
-	$(BIN)/pytest -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Objects of a 300-slice volume, beside dcmqi; the last line is one JSON object.
 bench-results: $(STAMP)
