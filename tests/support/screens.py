@@ -13,8 +13,11 @@ import argparse
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from support.pages import PATIENCE_MS, chromium
 from support.screens_site import empty_site, full_site, troubled_site
@@ -27,6 +30,7 @@ SITES = {"empty": empty_site, "full": full_site, "trouble": troubled_site}
 WIDTHS = {390: 844, 820: 1180, 1440: 900}
 LOOKS = {"light": "en", "dark": "zh"}
 _TALLEST = 2600
+_MOST_BYTES = 300_000  # of a picture in the docs
 # Elements whose text is wider than they are, and text with too little contrast (WCAG 1.4.3).
 _FAULTS = """() => {
   const found = [];
@@ -166,6 +170,40 @@ def take(browser: Browser, here: Site, name: str, out: Path, options: argparse.N
         context.close()
 
 
+def for_docs(browser: Browser, here: Site, folder: Path) -> None:
+    """The pictures of README and docs: what fits a screen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with here.ledger.read() as work:
+        studies = {item.patient_id: item.study_instance_uid for item in work.views.studies()}
+    for name, look, address in (
+        ("worklist", "light", "/worklist"),
+        ("study", "light", f"/studies/{studies['PHANTOM-1']}"),
+        ("activation", "dark", f"/studies/{studies['PHANTOM-C']}"),
+        ("system", "light", "/system"),
+    ):
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 800}, color_scheme=look, locale="en-US"
+        )
+        context.request.post(
+            f"{here.base}/sign-in", form={"name": "operator", "password": PASSWORD}
+        )
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(here.base + address)
+        page.wait_for_selector('[data-live-state="on"]')
+        if page.locator("[data-viewer]").count():
+            page.wait_for_selector('[data-viewer]:not([data-outlined="0"])[data-outlined]')
+        if name == "activation":
+            page.get_by_role("button", name="Activation").click()
+            page.wait_for_selector('[data-viewer][data-heated="true"]')
+        picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+        path = folder / f"{name}.png"
+        picture.save(path, optimize=True)
+        if path.stat().st_size > _MOST_BYTES:
+            picture.quantize(256, kmeans=2).save(path, optimize=True)
+        context.close()
+
+
 def _say(site: str, label: str, tail: str, faults: list[str]) -> None:
     for fault in faults:
         print(f"{site} {label} {tail.removesuffix('.png')}: {fault}")
@@ -179,10 +217,15 @@ def main() -> None:
     parser.add_argument("--width", action="append", type=int, choices=WIDTHS)
     parser.add_argument("--look", action="append", choices=LOOKS)
     parser.add_argument("--page", action="append")
+    parser.add_argument("--docs", type=Path, help="only the pictures of README and docs, there")
     options: Any = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         browser = stack.enter_context(chromium())
+        if options.docs:
+            with full_site(options.out / "sites" / "full") as here:
+                for_docs(browser, here, options.docs)
+            return
         for name in options.site or SITES:
             with SITES[name](options.out / "sites" / name) as here:
                 take(browser, here, name, options.out, options)

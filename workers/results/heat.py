@@ -67,5 +67,5 @@ def _small(activation: npt.NDArray[np.float16]) -> npt.NDArray[np.uint8]:
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
     values = np.nan_to_num(activation.astype(np.float32)).clip(0, 1)
     smaller = Image.fromarray(values).resize(size, Image.Resampling.BOX)
-    levels: npt.NDArray[np.uint8] = np.rint(np.asarray(smaller) * _TOP).astype(np.uint8)
-    return levels
+    tile: npt.NDArray[np.uint8] = np.rint(np.asarray(smaller) * _TOP).astype(np.uint8)
+    return tile
