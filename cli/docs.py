@@ -440,6 +440,27 @@ def proposed_table() -> str:
     return "\n".join(_table(("SOP class", "UID", "transfer syntaxes of the context"), rows))
 
 
+def asked_table() -> str:
+    """What the commands that ask peers propose."""
+    from core.sopclasses import name_of
+    from node.dimse.contexts import COMMITMENT, UNCOMPRESSED
+    from node.fetching.retrieve import USUAL_CLASSES, contexts_to_ask
+
+    plain = ", ".join(uid.name for uid in UNCOMPRESSED)
+    rows = []
+    for context in contexts_to_ask():
+        uid = str(context.abstract_syntax)
+        service = "C-" + name_of(uid).rpartition(" ")[2]
+        used = {"C-FIND": "`find`, `fetch`", "C-MOVE": "`move`, `fetch`", "C-GET": "`get`, `fetch`"}
+        rows.append((name_of(uid), _code(uid), "SCU", plain, used[service]))
+    rows.append((name_of(COMMITMENT), _code(COMMITMENT), "SCU", plain, "`commit`"))
+    usual = f"the classes of the study where the peer tells them, else {len(USUAL_CLASSES)} usual"
+    syntaxes = "all that we accept"
+    rows.append((f"Storage: {usual}", "", "SCP", syntaxes, "`get`, `fetch`, within C-GET"))
+    heads = ("SOP class", "UID", "our role", "transfer syntaxes", "command")
+    return "\n".join(_table(heads, rows))
+
+
 def policy_table() -> str:
     """Association policy, with the settings' defaults."""
     from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -649,6 +670,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "contexts": contexts_table,
     "proposed": proposed_table,
+    "asked": asked_table,
     "policy": policy_table,
     "query-keys": query_keys,
     "worklist-keys": worklist_keys,
