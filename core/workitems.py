@@ -42,8 +42,8 @@ class Readiness(StrEnum):
 
 FINAL_STATES = frozenset({WorkitemState.COMPLETED, WorkitemState.CANCELED})
 
-# PS3.4 Table CC.1.1-2, by N-ACTION "Change UPS State": the status where the move is not made;
-# 0 where it is, a warning where nothing is left to do.
+# PS3.4 Table CC.1.1-2, by N-ACTION "Change UPS State" with the correct Transaction UID: the status
+# where the move is not made; 0 where it is, a warning where nothing is left to do.
 MOVES: dict[tuple[WorkitemState, WorkitemState], int] = {
     (WorkitemState.SCHEDULED, WorkitemState.SCHEDULED): 0xC303,
     (WorkitemState.SCHEDULED, WorkitemState.IN_PROGRESS): 0,
@@ -62,6 +62,21 @@ MOVES: dict[tuple[WorkitemState, WorkitemState], int] = {
     (WorkitemState.CANCELED, WorkitemState.COMPLETED): 0xC300,
     (WorkitemState.CANCELED, WorkitemState.CANCELED): 0xB304,
 }
+
+WRONG_TRANSACTION = 0xC301
+
+
+def answer_to(before: WorkitemState, wanted: WorkitemState, *, correct: bool) -> int:
+    """The whole of PS3.4 Table CC.1.1-2 for N-ACTION "Change UPS State".
+
+    Args:
+        correct: the Transaction UID of the request is that of the claim; for a workitem that is
+            SCHEDULED, there is one.
+    """
+    if wanted is WorkitemState.SCHEDULED or correct:
+        return MOVES[before, wanted]
+    return WRONG_TRANSACTION
+
 
 # Of jobs that no worker has begun; see `state_of_job`.
 OF_JOBS: dict[JobState, WorkitemState] = {

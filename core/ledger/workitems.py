@@ -43,6 +43,7 @@ __all__ = ["Workitems"]
 
 _HIGH, _LOW = 10, 0  # as `node.deciding.priority` gives them
 _AT_ONCE = 500
+_FRESH = {"populate_existing": True}
 _IN_STORE = (InstanceRow.current, InstanceRow.gone_at.is_(None))
 # Study's identity by DICOM keyword.
 _STUDY = {
@@ -98,10 +99,19 @@ class Workitems:
             changed_at=item.changed_at,
         )
 
-    def find(self, uid: str) -> Workitem | None:
-        """A workitem as it stands; None where there is none of that UID."""
-        where = [WorkitemRow.uid == uid]
-        found = self._session.execute(_ordered().where(*where)).first()
+    def find(self, uid: str, *, lock: bool = False) -> Workitem | None:
+        """A workitem as it stands; None where there is none of that UID.
+
+        Args:
+            lock: nobody else may change the order until the transaction ends. Not together with
+                a job: jobs are locked after their study, and before their order.
+        """
+        if lock:
+            self._session.execute(
+                select(WorkitemRow.uid).where(WorkitemRow.uid == uid).with_for_update()
+            )
+        statement = _ordered().where(WorkitemRow.uid == uid).execution_options(**_FRESH)
+        found = self._session.execute(statement).first()
         if found is not None:
             return self._values([found])[0]
         job_id = job_of_uid(uid)
@@ -109,6 +119,7 @@ class Workitems:
             return None
         # a job that was ordered goes by the UID of its order
         statement = _jobs().where(JobRow.id == job_id, WorkitemRow.uid.is_(None))
+        statement = statement.execution_options(**_FRESH)
         row = self._session.execute(statement).first()
         return None if row is None else self._values([row])[0]
 
@@ -192,7 +203,7 @@ class Workitems:
             .where(
                 WorkitemRow.uid == uid, WorkitemRow.state == before, WorkitemRow.job_id.is_(None)
             )
-            .values(state=state, reason=reason, finished_at=now, changed_at=now, transaction_uid="")
+            .values(state=state, reason=reason, finished_at=now, changed_at=now)
             .returning(WorkitemRow.uid)
         )
         return moved.first() is not None
