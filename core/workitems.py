@@ -42,8 +42,8 @@ class Readiness(StrEnum):
 
 FINAL_STATES = frozenset({WorkitemState.COMPLETED, WorkitemState.CANCELED})
 
-# PS3.4 Table CC.1.1-2, by N-ACTION "Change UPS State": the status where the move is not made;
-# 0 where it is, a warning where nothing is left to do.
+# PS3.4 Table CC.1.1-2, by N-ACTION "Change UPS State" with the correct Transaction UID: the status
+# where the move is not made; 0 where it is, a warning where nothing is left to do.
 MOVES: dict[tuple[WorkitemState, WorkitemState], int] = {
     (WorkitemState.SCHEDULED, WorkitemState.SCHEDULED): 0xC303,
     (WorkitemState.SCHEDULED, WorkitemState.IN_PROGRESS): 0,
@@ -63,6 +63,22 @@ MOVES: dict[tuple[WorkitemState, WorkitemState], int] = {
     (WorkitemState.CANCELED, WorkitemState.CANCELED): 0xB304,
 }
 
+WRONG_TRANSACTION = 0xC301
+
+
+def answer_to(before: WorkitemState, wanted: WorkitemState, *, correct: bool) -> int:
+    """The whole of PS3.4 Table CC.1.1-2 for N-ACTION "Change UPS State".
+
+    Args:
+        correct: the Transaction UID of the request is that of the claim; for a workitem that is
+            SCHEDULED, there is one.
+    """
+    if wanted is WorkitemState.SCHEDULED or correct:
+        return MOVES[before, wanted]
+    return WRONG_TRANSACTION
+
+
+# Of jobs that no worker has begun; see `state_of_job`.
 OF_JOBS: dict[JobState, WorkitemState] = {
     JobState.WAITING: WorkitemState.SCHEDULED,
     JobState.HELD: WorkitemState.SCHEDULED,
@@ -71,10 +87,29 @@ OF_JOBS: dict[JobState, WorkitemState] = {
     JobState.DONE: WorkitemState.COMPLETED,
     JobState.NOT_APPLICABLE: WorkitemState.COMPLETED,
     JobState.FAILED: WorkitemState.CANCELED,
-    JobState.QUARANTINED: WorkitemState.CANCELED,
+    JobState.QUARANTINED: WorkitemState.SCHEDULED,
     JobState.CANCELLED: WorkitemState.CANCELED,
     JobState.SUPERSEDED: WorkitemState.CANCELED,
 }
+
+# Why a job was discontinued: a code of DICOM (PS3.16 CID 9300) and its meaning.
+UNSPECIFIED = ("110513", "Discontinued for unspecified reason")
+DISCONTINUED: dict[JobState, tuple[str, str]] = {
+    JobState.FAILED: ("110501", "Equipment failure"),
+    JobState.CANCELLED: UNSPECIFIED,
+    JobState.SUPERSEDED: ("110528", "Discontinued Procedure Step rescheduled"),
+}
+
+
+def state_of_job(state: JobState, *, started: bool) -> WorkitemState:
+    """What a job's state is as a workitem's.
+
+    A job that a worker gave back waits again, and a workitem never becomes SCHEDULED again: one
+    that was begun is IN PROGRESS until it ends.
+    """
+    found = OF_JOBS[state]
+    begun = started and found is WorkitemState.SCHEDULED
+    return WorkitemState.IN_PROGRESS if begun else found
 
 
 def uid_of_job(job_id: str) -> UID:
@@ -125,6 +160,7 @@ class Workitem:
         performer: AE title of who claimed it, or of us.
         due_at: by when a claim should have ended.
         reason: why it was cancelled, or what it came to.
+        discontinued: code and meaning of why it was cancelled.
     """
 
     uid: str
@@ -151,6 +187,7 @@ class Workitem:
     transaction_uid: str = ""
     due_at: datetime | None = None
     reason: str = ""
+    discontinued: tuple[str, str] = UNSPECIFIED
 
     def overdue(self, now: datetime) -> bool:
         """Whether who claimed it should have ended by now."""

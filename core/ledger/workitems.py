@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import Row, and_, false, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.domain import Instance
 from core.ledger.queries.paging import Phase, Place, read_page
 from core.ledger.rows import insert_unless_there, instance_value
-from core.lifecycle import JOB_OPEN, JobState
+from core.lifecycle import JOB_OPEN, JobState, SeriesState
 from core.schema import (
     InstanceRow,
     JobEventRow,
@@ -25,20 +25,26 @@ from core.schema import (
     WorkitemRow,
 )
 from core.workitems import (
+    DISCONTINUED,
     FINAL_STATES,
     OF_JOBS,
+    UNSPECIFIED,
     InputSeries,
     Output,
     Readiness,
     Workitem,
     WorkitemState,
     job_of_uid,
+    state_of_job,
     uid_of_job,
 )
 
 __all__ = ["Workitems"]
 
 _HIGH, _LOW = 10, 0  # as `node.deciding.priority` gives them
+_AT_ONCE = 500
+_FRESH = {"populate_existing": True}
+_IN_STORE = (InstanceRow.current, InstanceRow.gone_at.is_(None))
 # Study's identity by DICOM keyword.
 _STUDY = {
     "StudyInstanceUID": StudyRow.study_instance_uid,
@@ -93,10 +99,19 @@ class Workitems:
             changed_at=item.changed_at,
         )
 
-    def find(self, uid: str) -> Workitem | None:
-        """A workitem as it stands; None where there is none of that UID."""
-        where = [WorkitemRow.uid == uid]
-        found = self._session.execute(_ordered().where(*where)).first()
+    def find(self, uid: str, *, lock: bool = False) -> Workitem | None:
+        """A workitem as it stands; None where there is none of that UID.
+
+        Args:
+            lock: nobody else may change the order until the transaction ends. Not together with
+                a job: jobs are locked after their study, and before their order.
+        """
+        if lock:
+            self._session.execute(
+                select(WorkitemRow.uid).where(WorkitemRow.uid == uid).with_for_update()
+            )
+        statement = _ordered().where(WorkitemRow.uid == uid).execution_options(**_FRESH)
+        found = self._session.execute(statement).first()
         if found is not None:
             return self._values([found])[0]
         job_id = job_of_uid(uid)
@@ -104,6 +119,7 @@ class Workitems:
             return None
         # a job that was ordered goes by the UID of its order
         statement = _jobs().where(JobRow.id == job_id, WorkitemRow.uid.is_(None))
+        statement = statement.execution_options(**_FRESH)
         row = self._session.execute(statement).first()
         return None if row is None else self._values([row])[0]
 
@@ -140,8 +156,7 @@ class Workitems:
             of_job.append(JobRow.study_instance_uid.in_(list(studies)))
             ordered.append(WorkitemRow.study_instance_uid.in_(list(studies)))
         if states is not None:
-            wanted = [job for job, state in OF_JOBS.items() if state in states]
-            of_job.append(JobRow.state.in_(wanted))
+            of_job.append(_job_in(states))
             ordered.append(WorkitemRow.state.in_(list(states)))
         if since is not None:
             of_job.append(or_(JobRow.created_at >= since, JobRow.state.in_(JOB_OPEN)))
@@ -188,7 +203,7 @@ class Workitems:
             .where(
                 WorkitemRow.uid == uid, WorkitemRow.state == before, WorkitemRow.job_id.is_(None)
             )
-            .values(state=state, reason=reason, finished_at=now, changed_at=now, transaction_uid="")
+            .values(state=state, reason=reason, finished_at=now, changed_at=now)
             .returning(WorkitemRow.uid)
         )
         return moved.first() is not None
@@ -203,19 +218,36 @@ class Workitems:
         )
         return moved.first() is not None
 
-    def to_begin(self, limit: int) -> list[Workitem]:
+    def to_begin(self, place: Place, limit: int) -> tuple[list[Workitem], Place | None]:
         """Ordered ones that wait for their inputs, or for a job; the oldest first."""
-        rows = self._session.execute(
-            _ordered()
-            .where(
+        waiting = Phase(
+            _ordered(),
+            (WorkitemRow.created_at, WorkitemRow.uid),
+            (
                 WorkitemRow.state == WorkitemState.SCHEDULED,
                 WorkitemRow.job_id.is_(None),
                 or_(WorkitemRow.outside.is_(False), WorkitemRow.readiness != Readiness.READY),
-            )
-            .order_by(WorkitemRow.created_at)
-            .limit(limit)
-        ).all()
-        return self._values(rows)
+            ),
+        )
+        rows, after = read_page(self._session, [waiting], place, limit)
+        return self._values(rows), after
+
+    def hold(self, item: Workitem) -> bool:
+        """Lock a workitem, after its study; whether it still waits for its job."""
+        study = item.inputs[0].study_instance_uid
+        self._session.execute(
+            select(StudyRow.study_instance_uid)
+            .where(StudyRow.study_instance_uid == study)
+            .with_for_update(key_share=True)
+        )
+        waits = (
+            WorkitemRow.state == WorkitemState.SCHEDULED,
+            WorkitemRow.job_id.is_(None),
+        )
+        found = self._session.scalar(
+            select(WorkitemRow.uid).where(WorkitemRow.uid == item.uid, *waits).with_for_update()
+        )
+        return found is not None
 
     def ready(self, uid: str, now: datetime) -> bool:
         """All its inputs are here; False when that was known."""
@@ -229,8 +261,7 @@ class Workitems:
 
     def bind(self, uid: str, job_id: str, now: datetime) -> bool:
         """Say which job came of a workitem; False when it has one, or the job has another order."""
-        taken = select(WorkitemRow.uid).where(WorkitemRow.job_id == job_id)
-        if self._session.scalar(taken) is not None:
+        if self.order_of(job_id) is not None:
             return False
         moved = self._session.execute(
             update(WorkitemRow)
@@ -244,22 +275,43 @@ class Workitems:
         )
         return moved.first() is not None
 
+    def order_of(self, job_id: str) -> str | None:
+        """UID of the order that a job is for."""
+        return self._session.scalar(select(WorkitemRow.uid).where(WorkitemRow.job_id == job_id))
+
+    def complete(self, items: Collection[Workitem]) -> list[Workitem]:
+        """Those of these whose inputs are here: every instance that they list.
+
+        Of a series without a list the images must be whole. What a series has besides is counted
+        only: `here` says which images they are.
+        """
+        wanted = sorted({part.series_instance_uid for item in items for part in item.inputs})
+        known: dict[str, tuple[str, int]] = {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            rows = self._session.execute(
+                select(SeriesRow.series_instance_uid, SeriesRow.state, func.count(InstanceRow.id))
+                .join(InstanceRow, InstanceRow.series_instance_uid == SeriesRow.series_instance_uid)
+                .where(
+                    SeriesRow.series_instance_uid.in_(wanted[start : start + _AT_ONCE]),
+                    *_IN_STORE,
+                )
+                .group_by(SeriesRow.series_instance_uid, SeriesRow.state)
+            )
+            known |= {uid: (state, count) for uid, state, count in rows}
+        return [item for item in items if all(_may_be_here(part, known) for part in item.inputs)]
+
     def here(self, part: InputSeries) -> list[Instance]:
         """The current instances of an input that are in the store."""
-        where = [
-            InstanceRow.series_instance_uid == part.series_instance_uid,
-            InstanceRow.current,
-            InstanceRow.gone_at.is_(None),
-        ]
+        where = [InstanceRow.series_instance_uid == part.series_instance_uid, *_IN_STORE]
         rows = self._session.scalars(select(InstanceRow).where(*where).order_by(InstanceRow.id))
         wanted = {uid for _, uid in part.instances}
         found = [instance_value(row) for row in rows]
         return [item for item in found if not wanted or item.sop_instance_uid in wanted]
 
-    def newest_job(self, route: str, series: str) -> str | None:
+    def newest_job(self, route: str, series: str) -> tuple[str, JobState] | None:
         """The newest job of a route on a series that no other took the place of."""
-        return self._session.scalar(
-            select(JobRow.id)
+        row = self._session.execute(
+            select(JobRow.id, JobRow.state)
             .join(JobSeriesRow, JobSeriesRow.job_id == JobRow.id)
             .where(
                 JobSeriesRow.series_instance_uid == series,
@@ -268,7 +320,8 @@ class Workitems:
             )
             .order_by(JobRow.created_at.desc(), JobRow.run.desc())
             .limit(1)
-        )
+        ).first()
+        return None if row is None else (row.id, JobState(row.state))
 
     def job_events(self, after: int, limit: int) -> list[tuple[int, str]]:
         """Steps in the life of jobs after an id: their ids, and whose."""
@@ -287,7 +340,8 @@ class Workitems:
     def _values(self, rows: Sequence[Row[Any]]) -> list[Workitem]:
         jobs = [row.JobRow.id for row in rows if row.JobRow is not None]
         inputs = self._inputs(jobs)
-        outputs = self._outputs(jobs)
+        makers = [row.JobRow.same_as or row.JobRow.id for row in rows if row.JobRow is not None]
+        outputs = self._outputs(makers)
         found = []
         for row in rows:
             job, own, study = row.JobRow, row.WorkitemRow, row.StudyRow
@@ -300,7 +354,8 @@ class Workitems:
                 item = replace(
                     item,
                     inputs=item.inputs or inputs.get(job.id, ()),
-                    outputs=outputs.get(job.id, ()),
+                    # one analysis may count for two jobs: its objects belong to their maker
+                    outputs=outputs.get(job.same_as or job.id, ()),
                 )
             assert item is not None
             found.append(item)
@@ -346,7 +401,7 @@ def _ordered() -> Any:
         select(JobRow, WorkitemRow, StudyRow)
         .select_from(WorkitemRow)
         .outerjoin(JobRow, JobRow.id == WorkitemRow.job_id)
-        .outerjoin(StudyRow, and_(StudyRow.study_instance_uid == WorkitemRow.study_instance_uid))
+        .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkitemRow.study_instance_uid)
     )
 
 
@@ -381,7 +436,8 @@ def _of_row(row: WorkitemRow, study: Mapping[str, str]) -> Workitem:
 
 def _of_job(row: JobRow, order: Workitem | None, study: Mapping[str, str]) -> Workitem:
     """A job as a workitem: under its own UID, or under that of its order."""
-    state = OF_JOBS[JobState(row.state)]
+    began = row.started_at or (order.started_at if order is not None else None)
+    state = state_of_job(JobState(row.state), started=began is not None)
     base = order or Workitem(
         uid=uid_of_job(row.id),
         state=state,
@@ -404,7 +460,31 @@ def _of_job(row: JobRow, order: Workitem | None, study: Mapping[str, str]) -> Wo
         model=row.model,
         model_version=row.model_version,
         changed_at=max(base.changed_at, row.updated_at),
-        started_at=row.started_at,
+        started_at=began,
         finished_at=row.finished_at or (row.updated_at if state in FINAL_STATES else None),
         reason=row.reason,
+        discontinued=DISCONTINUED.get(JobState(row.state), UNSPECIFIED),
     )
+
+
+def _job_in(states: Collection[WorkitemState]) -> Any:
+    """Jobs that are in these states as workitems; `state_of_job` in SQL."""
+    begun = or_(JobRow.started_at.is_not(None), WorkitemRow.started_at.is_not(None))
+
+    def are(state: WorkitemState) -> Any:
+        return JobRow.state.in_([job for job, of in OF_JOBS.items() if of is state])
+
+    waits = are(WorkitemState.SCHEDULED)
+    found = [are(state) for state in states if state is not WorkitemState.SCHEDULED]
+    if WorkitemState.SCHEDULED in states:
+        found.append(and_(waits, not_(begun)))
+    if WorkitemState.IN_PROGRESS in states:
+        found.append(and_(waits, begun))
+    return or_(false(), *found)
+
+
+def _may_be_here(part: InputSeries, known: Mapping[str, tuple[str, int]]) -> bool:
+    state, count = known.get(part.series_instance_uid, ("", 0))
+    if not part.instances:
+        return count > 0 and state != SeriesState.RECEIVING
+    return count >= len({uid for _, uid in part.instances})

@@ -11,11 +11,15 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import structlog
+from pydicom.dataset import Dataset
 
 from core import clock
 from core.domain import Instance
+from core.errors import IllegalMoveError
 from core.ledger import Ledger, Work
 from core.ledger.jobs import NewJob
+from core.ledger.queries.paging import Place
+from core.lifecycle import JobState
 from core.modelspec import ModelSpec
 from core.settings import Route, Settings
 from core.workitems import InputSeries, Workitem, WorkitemState
@@ -52,6 +56,7 @@ class WorkitemDesk:
         self._zone = ZoneInfo(settings.results.timezone) if settings.results.timezone else None
         self._offered = any(peer.worklist for peer in settings.peers)
         self._looked_at: datetime | None = None
+        self._place: Place = Place()  # orders are looked at in turn
         self._read: int | None = None
         self._seen: set[int] = set()
         self._said: dict[str, tuple[str, str]] = {}  # what was told last
@@ -71,61 +76,70 @@ class WorkitemDesk:
 
     def _begin(self, now: datetime) -> int:
         with self._ledger.read() as work:
-            waiting = work.workitems.to_begin(_MOST_ORDERS)
+            waiting, after = work.workitems.to_begin(self._place, _MOST_ORDERS)
+            complete = work.workitems.complete(waiting)
+        self._place = after or Place()
         moved = 0
-        for item in waiting:
-            with self._ledger.read() as work:
-                here = {part: work.workitems.here(part) for part in item.inputs}
-            if all(_complete(part, found) for part, found in here.items()):
-                with self._ledger.write() as work:
-                    moved += self._make(work, item, here, now)
+        for item in complete:
+            with self._ledger.write() as work:
+                if work.workitems.hold(item):
+                    moved += self._make(work, item, now)
         return moved
 
-    def _make(
-        self,
-        work: Work,
-        item: Workitem,
-        here: dict[InputSeries, list[Instance]],
-        now: datetime,
-    ) -> int:
-        ready = work.workitems.ready(item.uid, now)
-        if item.outside:
-            if ready:
-                self._tell(work, item.uid, now)
-            return int(ready)
+    def _make(self, work: Work, item: Workitem, now: datetime) -> int:
+        """Begin a workitem that `hold` has locked."""
+        here = {part: work.workitems.here(part) for part in item.inputs}
+        if not all(_complete(part, found) for part, found in here.items()):
+            return 0
+        try:
+            _same_patient(work, item)
+            if item.outside:
+                if not work.workitems.ready(item.uid, now):
+                    return 0
+            else:
+                self._bind(work, item, self._new_job(work, item, here), now)
+        except IllegalMoveError as error:
+            return self._refuse(work, item, str(error), now)
+        self._tell(work, item.uid, now)
+        return 1
+
+    def _bind(self, work: Work, item: Workitem, new: NewJob, now: datetime) -> None:
+        job_id, is_new = _job_for(work, new, item.ordered_by, now)
+        if not work.workitems.bind(item.uid, job_id, now):
+            earlier = work.workitems.order_of(job_id)
+            raise IllegalMoveError(f"the same was ordered before, as workitem {earlier}")
+        log.info("workitem_begun", workitem=item.uid, job=job_id, new=is_new)
+
+    def _new_job(
+        self, work: Work, item: Workitem, here: dict[InputSeries, list[Instance]]
+    ) -> NewJob:
+        """What is to be done for an order.
+
+        Raises:
+            IllegalMoveError: its route is gone, or does not say which of its series to take.
+        """
         route = self._routes.get(item.route)
         if route is None or route.model is None:
-            return self._refuse(work, item, f"there is no route {item.route!r} any more", now)
+            raise IllegalMoveError(f"there is no route {item.route!r} any more")
         chosen = _choose(work, route, here)
-        if isinstance(chosen, str):
-            return self._refuse(work, item, chosen, now)
         series = work.series.get(chosen.series_instance_uid)
         instances = tuple(here[chosen])
         asked = _ASKED.get(item.priority)
         by_route = priority_of(route, series.attributes, self._settings.jobs)
-        made = work.jobs.create(
-            NewJob(
-                study_instance_uid=chosen.study_instance_uid,
-                series_instance_uids=(chosen.series_instance_uid,),
-                instances=instances,
-                route=route.name,
-                model=route.model,
-                model_version=self._specs[route.model].version,
-                queue=self._settings.queue_of(route),
-                destinations=self._settings.destinations(route),
-                priority=by_route if asked is None else max(asked, by_route),
-                size=sum(one.size for one in instances),
-                sender=item.ordered_by,
-                expected=len(chosen.instances) or None,
-            ),
-            now,
+        return NewJob(
+            study_instance_uid=chosen.study_instance_uid,
+            series_instance_uids=(chosen.series_instance_uid,),
+            instances=instances,
+            route=route.name,
+            model=route.model,
+            model_version=self._specs[route.model].version,
+            queue=self._settings.queue_of(route),
+            destinations=self._settings.destinations(route),
+            priority=by_route if asked is None else max(asked, by_route),
+            size=sum(one.size for one in instances),
+            sender=item.ordered_by,
+            expected=len(chosen.instances) or None,
         )
-        job_id = made or work.workitems.newest_job(route.name, chosen.series_instance_uid)
-        if job_id is None or not work.workitems.bind(item.uid, job_id, now):
-            return self._refuse(work, item, "the same was ordered before, or runs already", now)
-        log.info("workitem_begun", workitem=item.uid, job=job_id, new=made is not None)
-        self._tell(work, item.uid, now)
-        return 1
 
     def _refuse(self, work: Work, item: Workitem, reason: str, now: datetime) -> int:
         before, after = WorkitemState.SCHEDULED, WorkitemState.CANCELED
@@ -177,8 +191,49 @@ def _complete(part: InputSeries, found: list[Instance]) -> bool:
     return bool(found) and len(found) >= len({uid for _, uid in part.instances})
 
 
-def _choose(work: Work, route: Route, here: dict[InputSeries, list[Instance]]) -> InputSeries | str:
-    """The one series of the input that a route's model reads, or why there is none."""
+def _same_patient(work: Work, item: Workitem) -> None:
+    """An order that names one patient and lists the images of another is never carried out.
+
+    Raises:
+        IllegalMoveError: the images are not those that were ordered.
+    """
+    for part in item.inputs:
+        if work.series.get(part.series_instance_uid).study_instance_uid != part.study_instance_uid:
+            uid = part.series_instance_uid
+            raise IllegalMoveError(f"series {uid} is of another study than the order says")
+    ordered = Dataset.from_json(dict(item.given)).get("PatientID") if item.given else None
+    known = item.study.get("PatientID", "").strip()
+    if ordered and known and str(ordered).strip() != known:
+        raise IllegalMoveError("the order names another patient than the images")
+
+
+def _job_for(work: Work, new: NewJob, actor: str, now: datetime) -> tuple[str, bool]:
+    """The job of an order, and whether it is new.
+
+    What was analysed already is the answer. What failed or was cancelled is done once more, as
+    somebody asks for it.
+
+    Raises:
+        IllegalMoveError: it cannot be done again.
+    """
+    made = work.jobs.create(new, now)
+    if made is not None:
+        return made, True
+    known = work.workitems.newest_job(new.route, new.series_instance_uids[0])
+    if known is None:
+        raise IllegalMoveError("another job took the place of the one that was ordered")
+    job_id, state = known
+    if state not in {JobState.FAILED, JobState.CANCELLED}:
+        return job_id, False
+    return work.jobs.rerun(job_id, actor, now, model_version=new.model_version), True
+
+
+def _choose(work: Work, route: Route, here: dict[InputSeries, list[Instance]]) -> InputSeries:
+    """The one series of the input that a route's model reads.
+
+    Raises:
+        IllegalMoveError: none of them, or several.
+    """
     if len(here) == 1:  # who ordered exactly this one wants it, whatever the route's conditions
         return next(iter(here))
     fit = []
@@ -187,6 +242,8 @@ def _choose(work: Work, route: Route, here: dict[InputSeries, list[Instance]]) -
         (answer,) = evaluate([route], series)
         if answer.matched:
             fit.append(part)
-    if len(fit) == 1:
-        return fit[0]
-    return f"{len(here)} series are listed and {len(fit)} fit route {route.name}: list one"
+    if len(fit) != 1:
+        raise IllegalMoveError(
+            f"{len(here)} series are listed and {len(fit)} fit route {route.name}: list one"
+        )
+    return fit[0]

@@ -51,7 +51,7 @@ from node.worklist.statuses import (
     OUT_OF_RESOURCES,
     UNABLE_TO_PROCESS,
 )
-from node.worklist.ups.service import UpsService
+from node.worklist.ups.service import FINDS, UpsService
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ _DATE_TIME_BYTE = 1
 def _belongs(context: Any, request: Any) -> bool:
     """Whether a request came in a context of its class; workitems are of the Push class."""
     asked, carried = str(request.AffectedSOPClassUID), str(context.abstract_syntax)
-    return asked == carried or (carried in UPS_CLASSES and asked in UPS_CLASSES)
+    return asked == carried or (carried in FINDS and asked in UPS_CLASSES)
 
 
 class QueryService:

@@ -65,8 +65,11 @@ class Ending(Returning):
                     )
                 )
 
-    def cancel(self, job_id: str, actor: str, now: datetime) -> None:
+    def cancel(self, job_id: str, actor: str, now: datetime, *, note: str = "cancelled") -> None:
         """End a job that is not finished; a worker that has it notices and writes nothing.
+
+        Args:
+            note: why, for a person.
 
         Raises:
             NotFoundError: no such job.
@@ -75,7 +78,7 @@ class Ending(Returning):
         row = self._locked(job_id)
         if JobState.CANCELLED not in JOB_MOVES[JobState(row.state)]:
             raise IllegalMoveError(f"job {job_id} is {row.state}: there is nothing to cancel")
-        self.move(row, JobState.CANCELLED, "cancelled", actor, now)
+        self.move(row, JobState.CANCELLED, note, actor, now)
         row.next_try_at = None
 
     def cancel_study(self, study_instance_uid: str, actor: str, now: datetime) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from core.domain import Instance
 from core.errors import IllegalMoveError
@@ -16,7 +16,14 @@ from core.identifiers import derived_uid
 from core.ledger.jobs.base import DISPATCH, HELD_REASON, HELD_REMEDY, JobRows, turn_of
 from core.ledger.rows import insert_unless_there
 from core.lifecycle import JOB_OPEN, JobState
-from core.schema import JobEventRow, JobInstanceRow, JobRow, JobSeriesRow, SeriesRow
+from core.schema import (
+    JobEventRow,
+    JobInstanceRow,
+    JobRow,
+    JobSeriesRow,
+    SeriesRow,
+    WorkitemRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,8 @@ class Making(JobRows):
         made = self.create(new, now, run=max(last, 1) + 1, actor=actor)
         if made is None:  # another administrator was faster by a moment
             raise IllegalMoveError(f"job {job_id} is being run again already")
+        if row.state == JobState.QUARANTINED:  # it has not ended, so its order has no answer yet
+            self._pass_on_order(row, made, now)
         return made
 
     def _modality(self, new: NewJob) -> str:
@@ -238,6 +247,24 @@ class Making(JobRows):
         ).unique()
         for row in rows.all():
             self.move(row, JobState.SUPERSEDED, f"job {job_id} has more", DISPATCH, now)
+            self._pass_on_order(row, job_id, now)
+
+    def _pass_on_order(self, old: JobRow, job_id: str, now: datetime) -> None:
+        """Who ordered a job that another takes the place of gets that one's answer."""
+        taken = self._session.scalar(select(WorkitemRow.uid).where(WorkitemRow.job_id == job_id))
+        if taken is not None:
+            return
+        self._session.flush()
+        self._session.execute(
+            update(WorkitemRow)
+            .where(WorkitemRow.job_id == old.id)
+            .values(
+                job_id=job_id,
+                changed_at=now,
+                # a workitem that was begun is never scheduled again
+                started_at=func.coalesce(WorkitemRow.started_at, old.started_at),
+            )
+        )
 
 
 def _input_digest(instances: Sequence[Instance]) -> str:

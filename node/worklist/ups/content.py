@@ -173,9 +173,8 @@ def _progress(item: Workitem, made: Dataset, zone: ZoneInfo | None, now: datetim
 
 
 def _discontinued(item: Workitem) -> Dataset:
-    """CID 9300 and 9301: Procedure Discontinued for Unspecified Reason."""
-    del item
-    return coded("110513", "DCM", "Discontinued for unspecified reason")
+    value, meaning = item.discontinued
+    return coded(value, "DCM", meaning)
 
 
 def _performed(item: Workitem, own_title: str, zone: ZoneInfo | None) -> Dataset:

@@ -39,12 +39,13 @@ from core.workitems import (
     FILTERED_SUBSCRIPTION,
     FINAL_STATES,
     GLOBAL_SUBSCRIPTION,
-    MOVES,
     Workitem,
     WorkitemState,
+    answer_to,
 )
 from node.dimse.contexts import (
     UPS_CLASSES,
+    UPS_EVENT,
     UPS_PULL,
     UPS_PUSH,
     UPS_QUERY,
@@ -70,7 +71,8 @@ log = structlog.get_logger()
 # PS3.4 Section CC.2: which messages each SOP class of a presentation context carries.
 _CREATES = frozenset({UPS_PUSH})
 _SETS = frozenset({UPS_PULL})
-_FINDS = frozenset({UPS_PULL, UPS_WATCH, UPS_QUERY})
+FINDS = frozenset({UPS_PULL, UPS_WATCH, UPS_QUERY})
+_GETS = frozenset(UPS_CLASSES) - {UPS_EVENT}
 _CHANGE_STATE, _CANCEL, _SUBSCRIBE, _UNSUBSCRIBE, _SUSPEND = 1, 2, 3, 4, 5
 _ACTIONS: dict[str, tuple[int, ...]] = {
     UPS_PULL: (_CHANGE_STATE,),
@@ -78,6 +80,17 @@ _ACTIONS: dict[str, tuple[int, ...]] = {
     UPS_WATCH: (_CANCEL, _SUBSCRIBE, _UNSUBSCRIBE, _SUSPEND),
 }
 _PAGE = 100
+_HOURS = 24.0
+_TRIES = 3
+_LONGEST_REASON = 200
+_WHY = {statuses.WRONG_TRANSACTION: "not the Transaction UID of its claim"}
+# What a request for cancel tells the performer (PS3.4 Table CC.2.6-1).
+_OF_CANCEL = (
+    "ReasonForCancellation",
+    "ProcedureStepDiscontinuationReasonCodeSequence",
+    "ContactURI",
+    "ContactDisplayName",
+)
 _MOST_REPORTED = 1000  # open workitems that a new subscriber to all of them is told of
 
 Answer = tuple[int | Dataset, Dataset | None]
@@ -97,7 +110,9 @@ class UpsService:
         self._now = now
         self._title = settings.node.ae_title
         self._allowed = {peer.ae_title for peer in settings.peers if peer.worklist}
-        self._addressed = {peer.ae_title for peer in settings.peers if peer.address is not None}
+        self._addressed = {
+            peer.ae_title for peer in settings.peers if peer.worklist and peer.address is not None
+        }
         self._zone = ZoneInfo(settings.results.timezone) if settings.results.timezone else None
         self._contexts = accepted_workitems(settings)
 
@@ -146,18 +161,20 @@ class UpsService:
                 whole = told
             return statuses.SUCCESS, whole
 
-        return self._answered("N-GET", calling, context in UPS_CLASSES, take)
+        return self._answered("N-GET", calling, context in _GETS, take)
 
     def on_set(self, calling: str, context: str, uid: str, changes: Dataset) -> Answer:
         """N-SET (Section CC.2.6): who performs a workitem tells how it goes."""
 
         def take(now: datetime) -> tuple[int, Dataset | None]:
             with self._open_ledger().write() as work:
-                item = _found(work, uid)
+                item = _found(work, uid, lock=True)
                 if item.state in FINAL_STATES:
                     raise MessageError(statuses.NO_LONGER_UPDATED, "it has ended")
                 if item.state is WorkitemState.IN_PROGRESS:
-                    _check_transaction(item, changes)
+                    if not _claimed(item, str(changes.get("TransactionUID") or "")):
+                        status = statuses.WRONG_TRANSACTION
+                        raise MessageError(status, _WHY[status])
                 elif item.job_id or item.ordered_by not in ("", calling):
                     raise MessageError(statuses.NOT_AUTHORISED, "only who ordered it may change it")
                 if not work.workitems.give(item.uid, read_change(dict(item.given), changes), now):
@@ -181,9 +198,9 @@ class UpsService:
         def take(now: datetime) -> tuple[int, Dataset | None]:
             with self._open_ledger().write() as work:
                 if action == _CHANGE_STATE:
-                    return self._change_state(work, _found(work, uid), calling, about, now), None
+                    return self._change_state(work, uid, calling, about, now), None
                 if action == _CANCEL:
-                    return self._cancel(work, _found(work, uid), calling, about, now), None
+                    return self._cancel(work, uid, calling, about, now), None
                 return self._subscription(work, uid, int(action or 0), about, now), None
 
         return self._answered("N-ACTION", calling, fits, take)
@@ -223,68 +240,85 @@ class UpsService:
         return statuses.SUCCESS, count
 
     def _change_state(
-        self, work: Work, item: Workitem, calling: str, about: Dataset, now: datetime
+        self, work: Work, uid: str, calling: str, about: Dataset, now: datetime
     ) -> int:
+        item = _found(work, uid, lock=True)
         wanted = str(about.get("ProcedureStepState") or "")
         if wanted not in set(WorkitemState):
             raise MessageError(statuses.INVALID_VALUE, f"no state {wanted[:16]!r}")
         state = WorkitemState(wanted)
-        status = MOVES[item.state, state]
+        said = str(about.get("TransactionUID") or "")
+        free = item.state is WorkitemState.SCHEDULED
+        status = answer_to(item.state, state, correct=bool(said) if free else _claimed(item, said))
         if status in {statuses.ALREADY_CANCELED, statuses.ALREADY_COMPLETED_AS_ASKED}:
             return status
         if status:
-            raise MessageError(status, f"it is {item.state}")
-        transaction = str(uid_of(about.get("TransactionUID"), "Transaction UID"))
+            raise MessageError(status, _WHY.get(status, f"it is {item.state}"))
         if state is WorkitemState.IN_PROGRESS:
+            transaction = str(uid_of(said, "Transaction UID"))
             if not item.outside:
                 raise MessageError(statuses.NOT_AUTHORISED, "our own workers perform it")
-            hours = next(
-                (
-                    offered.hours
-                    for offered in self._settings.workitems
-                    if (offered.code, offered.scheme) == item.code[:2]
-                ),
-                24.0,
-            )
-            due_at = now + timedelta(hours=hours)
-            if not work.workitems.claim(item.uid, transaction, calling, due_at, now):
-                raise MessageError(statuses.ALREADY_IN_PROGRESS, "another performer was faster")
-            log.info("workitem_claimed", workitem=item.uid, calling_ae=calling)
+            due_at = now + timedelta(hours=self._hours(item))
+            if not work.workitems.claim(uid, transaction, calling, due_at, now):
+                raise MessageError(statuses.WRONG_TRANSACTION, "another performer was faster")
+            log.info("workitem_claimed", workitem=uid, calling_ae=calling)
         else:
-            _check_transaction(item, about)
             check_final(dict(item.given), state)
             reason = "ended by its performer" if state is WorkitemState.CANCELED else ""
-            if not work.workitems.end(item.uid, item.state, state, reason, now):
+            if not work.workitems.end(uid, item.state, state, reason, now):
                 raise MessageError(statuses.INAPPROPRIATE, "our own workers perform it")
-        self._tell(work, _found(work, item.uid), now)
+        self._tell(work, _found(work, uid), now)
         return statuses.SUCCESS
 
-    def _cancel(
-        self, work: Work, item: Workitem, calling: str, about: Dataset, now: datetime
-    ) -> int:
-        if item.state is WorkitemState.CANCELED:
-            return statuses.ALREADY_CANCELED
-        if item.state is WorkitemState.COMPLETED:
-            raise MessageError(statuses.ALREADY_COMPLETED, "it is COMPLETED")
-        said = str(about.get("ReasonForCancellation") or "")[:200]
+    def _hours(self, item: Workitem) -> float:
+        """After how many hours a claim is overdue."""
+        for offered in self._settings.workitems:
+            if (offered.code, offered.scheme) == item.code[:2]:
+                return offered.hours
+        return _HOURS  # it is not offered any more
+
+    def _cancel(self, work: Work, uid: str, calling: str, about: Dataset, now: datetime) -> int:
+        """Request Cancel (Section CC.2.2): ours ends; who claimed it is asked."""
+        said = str(about.get("ReasonForCancellation") or "")[:_LONGEST_REASON]
         reason = f"cancelled on request of {calling}" + (f": {said}" if said else "")
-        if item.job_id:
-            try:
-                work.jobs.cancel(item.job_id, calling, now)
-            except IllegalMoveError as error:
-                raise MessageError(statuses.INAPPROPRIATE, str(error)) from error
-        elif item.state is WorkitemState.SCHEDULED:
-            work.workitems.end(item.uid, item.state, WorkitemState.CANCELED, reason, now)
-        else:
-            content = Dataset()
-            content.RequestingAE = calling
-            content.ReasonForCancellation = said
-            told = self._tell(work, item, now, events.CANCEL_REQUESTED, content)
-            if item.performer not in told:
-                raise MessageError(statuses.PERFORMER_AWAY, "its performer is not subscribed")
-            return statuses.SUCCESS
-        self._tell(work, _found(work, item.uid), now)
-        return statuses.SUCCESS
+        for _ in range(_TRIES):  # it may begin or end at this very moment
+            item = _found(work, uid)
+            if item.state is WorkitemState.CANCELED:
+                return statuses.ALREADY_CANCELED
+            if item.state is WorkitemState.COMPLETED:
+                raise MessageError(statuses.ALREADY_COMPLETED, "it is COMPLETED")
+            if item.state is WorkitemState.IN_PROGRESS and not item.job_id:
+                self._ask_performer(work, item, calling, about, now)
+                return statuses.SUCCESS
+            if self._ended(work, item, calling, reason, now):
+                self._tell(work, _found(work, uid), now)
+                return statuses.SUCCESS
+        raise MessageError(statuses.INAPPROPRIATE, "it changes all the time")
+
+    def _ended(self, work: Work, item: Workitem, calling: str, reason: str, now: datetime) -> bool:
+        """End what nobody else performs; False when it is not what it was."""
+        if not item.job_id:
+            canceled = WorkitemState.CANCELED
+            return work.workitems.end(item.uid, item.state, canceled, reason, now)
+        try:
+            work.jobs.cancel(item.job_id, calling, now, note=reason)
+        except IllegalMoveError:
+            return False
+        return True
+
+    def _ask_performer(
+        self, work: Work, item: Workitem, calling: str, about: Dataset, now: datetime
+    ) -> None:
+        """UPS Cancel Requested (Table CC.2.6-1) to who claimed it."""
+        content = Dataset()
+        content.RequestingAE = calling
+        for keyword in _OF_CANCEL:
+            if keyword in about:
+                content.add(about[keyword])
+        bounded(content)
+        told = self._tell(work, item, now, events.CANCEL_REQUESTED, content)
+        if item.performer not in told:
+            raise MessageError(statuses.PERFORMER_AWAY, "its performer is not subscribed")
 
     def _subscription(
         self, work: Work, uid: str, action: int, about: Dataset, now: datetime
@@ -390,18 +424,16 @@ class UpsService:
         return answer, None
 
 
-def _found(work: Work, uid: str) -> Workitem:
-    item = work.workitems.find(uid)
+def _found(work: Work, uid: str, *, lock: bool = False) -> Workitem:
+    item = work.workitems.find(uid, lock=lock)
     if item is None:
         raise MessageError(statuses.UNKNOWN_INSTANCE, "no workitem of this UID")
     return item
 
 
-def _check_transaction(item: Workitem, about: Dataset) -> None:
-    """Only who claimed it knows the Transaction UID (Section CC.1.1)."""
-    said = str(about.get("TransactionUID") or "")
-    if item.job_id or not item.transaction_uid or said != item.transaction_uid:
-        raise MessageError(statuses.WRONG_TRANSACTION, "not the Transaction UID of its claim")
+def _claimed(item: Workitem, transaction: str) -> bool:
+    """Whether that is the Transaction UID of its claim, which only its performer knows (CC.1.1)."""
+    return bool(transaction) and not item.job_id and transaction == item.transaction_uid
 
 
 def _keys_of(about: Dataset) -> Any:
