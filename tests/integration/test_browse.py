@@ -302,3 +302,40 @@ def test_what_came_and_went_lately(ledger: Ledger) -> None:
         assert (sent.objects, sent.size, sent.seconds) == (1, 10, 3600.0)
         assert work.figures.sent("other", since, now).objects == 0
         assert work.figures.waiting_transfers() == {}
+
+
+def test_studies_whose_patients_disagree_are_named_once_until_somebody_decides(
+    ledger: Ledger,
+) -> None:
+    studies = [add_study(ledger, number) for number in (1, 2, 3)]
+    with ledger.write() as work:
+        for number, study in enumerate(studies[:2]):
+            other = mr_slice(
+                9,
+                StudyInstanceUID=study,
+                SeriesInstanceUID=f"{study}.2",
+                SOPInstanceUID=f"{study}.2.9",
+                PatientID="OTHER",
+                PatientName="Other^One",
+            )
+            work.filing.file(incoming(other, digest=f"{number:064d}"), T0)
+    with ledger.read() as work:
+        assert work.browse.conflicts() == [studies[1], studies[0]]
+        assert work.study_page.page(studies[0]).conflicts
+        assert not work.study_page.page(studies[2]).conflicts
+    with ledger.write() as work:
+        work.conflicts.decide(studies[1], True, "test", T0)
+    with ledger.read() as work:
+        assert work.browse.conflicts() == [studies[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("100%", 1), ("1_0", 0), ("50/50", 1), ("ERIKA 100%", 1)]
+)
+def test_what_means_something_to_sql_is_looked_for_as_it_is(
+    ledger: Ledger, text: str, found: int
+) -> None:
+    add_study(ledger, 1, PatientName="Muster^Erika", StudyDescription="100% dose, 50/50")
+    add_study(ledger, 2, PatientName="Muster^Emil", StudyDescription="140 kV")
+    with ledger.read() as work:
+        assert len(work.browse.studies(Wanted(text=text)).lines) == found

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from support.instances import T0
 from support.web import Site, site_of_its_own
 
+from core import clock
 from core.accounts import Role
+from core.domain import ResultKind
 from core.ledger.browse import Wanted
 from core.lifecycle import JobState
 
@@ -337,3 +342,51 @@ def test_the_sign_in_says_what_was_wrong_and_goes_where_somebody_wanted(site: Si
         assert 'name="next" value="/studies"' in page
         assert "no longer" not in client.get("/set-up?key=wrong").text
         assert "was used" in client.get("/set-up?key=wrong").text
+
+
+def test_activation_maps_are_there_for_their_study_only(site: Site) -> None:
+    sheet, text = BytesIO(), PngInfo()
+    text.add_text("maps", '{"1.2.3.4.1": [0, 0, 4, 4]}')
+    Image.new("L", (4, 4), 9).save(sheet, "png", pnginfo=text)
+    site.add_images(study="1.2.8", series="1.2.8.1")
+    maps = [(ResultKind.HEAT, sheet.getvalue())]
+    site.add_job(study="1.2.8", series="1.2.8.1", state=JobState.DONE, results=maps)
+    with site.ledger.read() as work:
+        (result,) = work.study_page.page("1.2.8").jobs[0].results
+        assert work.study_page.page("1.2.8").jobs[0].transfers == ()
+    with site.browser() as (client, _):
+        found = client.get(f"/studies/1.2.8/heat/{result.id}")
+        assert found.json() == {"maps": {"1.2.3.4.1": [0, 0, 4, 4]}}
+        picture = client.get(f"/studies/1.2.8/heat/{result.id}.png")
+        assert picture.headers["content-type"] == "image/png"
+        assert picture.content == sheet.getvalue()
+        for path in (f"/studies/{STUDY}/heat/{result.id}", f"/studies/1.2.8/pictures/{result.id}"):
+            assert client.get(path).status_code == 404
+            assert client.get(f"{path}.png").status_code == 404
+    with site.client(None) as nobody:
+        assert nobody.get(f"/studies/1.2.8/heat/{result.id}").status_code == 401
+
+
+def test_what_is_wrong_with_the_node_stands_above_the_worklist(site: Site) -> None:
+    now = clock.now()
+    with site.browser() as (client, _):
+        assert "pacs is" not in client.get("/worklist", headers=HTML).text
+        with site.ledger.write() as work:
+            work.circuits.failed("pacs", f"refused {EVIL}", now)
+            work.circuits.failed("not-in-the-settings-any-more", "x", now)
+        page = Tags(client.get("/worklist", headers=HTML).text)
+        assert f"pacs is down: refused {EVIL}" in page.text
+        assert "any-more" not in page.text
+        with site.ledger.write() as work:
+            work.circuits.well("pacs", now)
+            work.circuits.pause("pacs", True)
+        assert "pacs is paused" in client.get("/worklist", headers=HTML).text
+        with site.ledger.write() as work:
+            work.circuits.pause("pacs", False)
+        assert "pacs is paused" not in client.get("/worklist", headers=HTML).text
+
+
+def test_what_an_address_says_before_the_sign_in_is_not_repeated(site: Site) -> None:
+    with site.client(None) as nobody:
+        page = nobody.get("/sign-in?problem=call+0900-1234&done=retried", headers=HTML)
+    assert "0900-1234" not in page.text

@@ -123,6 +123,21 @@ def test_a_duration_says_at_most_two_units_and_loses_no_unit(seconds: float) -> 
     assert abs(value - seconds) <= max(0.51, coarsest)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("1", ""), ("mm2", "mm²"), ("[hnsf'U]", "HU"), ("{SUVbw}g/ml", "g/mL SUVbw"), ("mL", "mL")],
+)
+def test_units_are_written_as_people_write_them(value: str, shown: str) -> None:
+    assert formats.unit(value) == shown
+
+
+def test_one_of_something_is_not_several() -> None:
+    say = speaker("en")
+    assert say("worklist.images_so_far", n=1) == "1 image"
+    assert say("worklist.images_so_far", n=2) == "2 images"
+    assert speaker("zh")("worklist.images_so_far", n=1) == "1 幅图像"
+
+
 def test_small_formats() -> None:
     assert formats.span(timedelta(minutes=3, seconds=5)) == "3 min 05 s"
     assert formats.span(-1) == "0.0 s"
@@ -153,6 +168,15 @@ def test_a_card_shows_what_is_written_and_runs_nothing(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in card
     assert 'href="https://example.org"' in card
     assert 'href="javascript' not in card
+
+
+def test_a_card_may_point_to_files_beside_it(tmp_path: Path) -> None:
+    spec = read_spec(write_spec(tmp_path).parent)
+    text = "See [decision 27](../docs/27.md) and [us](https://example.org)."
+    (tmp_path / "card.md").write_text(text, encoding="utf-8")
+    card = str(card_of(spec))
+    assert "See decision 27 and" in card
+    assert 'href="https://example.org"' in card
 
 
 SETTINGS = """
