@@ -266,7 +266,8 @@ def _begun(journal: Any, span: Span) -> Span:
 
     for line in journal.lines:
         if line.get("begun"):
-            was = span_of(None, *line["begun"], _today())
+            began, ended = line["begun"]
+            was = span_of(None, began, ended, _today())
             error_console.print(
                 f"Going on with what was begun for {was}; --fresh begins anew.", highlight=False
             )
