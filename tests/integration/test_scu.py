@@ -277,7 +277,8 @@ def test_compressed_objects_come_as_they_are(
     image = mr_slice(StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.8.1")
     image.compress(RLELossless)
     with orthanc_archive(tmp_path / "orthanc", {"SENTINODE": NODE_PORT}) as (archive, _):
-        archive.put([image, *study(8)[:1]])
+        archive.put([image], "-xr")
+        archive.put(study(8)[:1])
         site = make_site(peer_of(archive))
         code, out, err = site.run("get", "pacs", "1.2.8")
         assert (code, "2 object(s)" in out) == (0, True), err
