@@ -186,6 +186,17 @@ EVENTS = {
     "worker_process_died": "The process that computed a job died, or was ended because the job "
     "took too long (`overdue`). The job is tried again, or ended; `state` says which.",
     "worker_ready": "A worker serves `queues`.",
+    "subscriber_dropped": "A peer took no event of workitems for a day; its subscriptions ended.",
+    "workitem_begun": "The inputs of an ordered workitem are here; `job` does it.",
+    "workitem_claimed": "An outside performer claimed a workitem.",
+    "workitem_event_not_told": "A subscriber does not take events of workitems; `reason` says why. "
+    "They are told again after `next_try_seconds`.",
+    "workitem_event_refused": "A subscriber answered an event with an error; it is not told again.",
+    "workitem_not_begun": "An ordered workitem was cancelled; `reason` says why.",
+    "workitem_ordered": "A peer ordered an analysis by Unified Procedure Step.",
+    "workitem_refused": "A message about workitems was not taken; `status` is what the peer was "
+    "told, `reason` why.",
+    "workitem_trouble": "An unforeseen error in a message about workitems, with its traceback.",
 }
 
 

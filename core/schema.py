@@ -387,6 +387,66 @@ class JobEventRow(Base):
     actor: Mapped[str] = mapped_column(String(64))
 
 
+class WorkitemRow(Base):
+    """A workitem that another system ordered (PS3.4 Annex CC).
+
+    `job_id` is the job that came of it; `given` the DICOM JSON of what was ordered or set;
+    `inputs` its series: study, series, and pairs of SOP class and instance UIDs.
+    `transaction_uid`, `performer` and `due_at` are of an outside performer's claim.
+    """
+
+    __tablename__ = "workitem"
+    uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    route: Mapped[str] = mapped_column(String(64))
+    code: Mapped[list[Any]]
+    label: Mapped[str] = mapped_column(String(64))
+    priority: Mapped[str] = mapped_column(String(16))
+    readiness: Mapped[str] = mapped_column(String(16))
+    study_instance_uid: Mapped[str] = mapped_column(_Uid, index=True)
+    patient_id: Mapped[str] = mapped_column(String(330), default="")
+    inputs: Mapped[list[Any]]
+    given: Mapped[dict[str, Any]]
+    ordered_by: Mapped[str] = mapped_column(String(16))
+    outside: Mapped[bool] = mapped_column(Boolean, default=False)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"), unique=True)
+    transaction_uid: Mapped[str] = mapped_column(_Uid, default="")
+    performer: Mapped[str] = mapped_column(String(16), default="")
+    due_at: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    changed_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class WorkitemSubscriptionRow(Base):
+    """Who wants to be told of a workitem, of all (the global UID), or of those that match."""
+
+    __tablename__ = "workitem_subscription"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    ae_title: Mapped[str] = mapped_column(String(16))
+    uid: Mapped[str] = mapped_column(_Uid, index=True)
+    filter: Mapped[str] = mapped_column(Text, default="")
+    lock: Mapped[bool] = mapped_column(Boolean, default=False)
+    at: Mapped[datetime]
+    __table_args__ = (UniqueConstraint("ae_title", "uid"),)
+
+
+class WorkitemEventRow(Base):
+    """An N-EVENT-REPORT that a subscriber has not taken yet; `content` is DICOM JSON."""
+
+    __tablename__ = "workitem_event"
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    ae_title: Mapped[str] = mapped_column(String(16), index=True)
+    uid: Mapped[str] = mapped_column(_Uid)
+    kind: Mapped[int]
+    content: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime]
+
+
 class FindingRow(Base):
     """One lesion, one class of a whole image, or the statement that what was sought is absent."""
 

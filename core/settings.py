@@ -465,6 +465,27 @@ class Route(_Section):
     queue: Name | None = Field(None, description="Queue of its jobs; default: queue.name")
 
 
+class Workitem(_Section):
+    """`[[workitems]]`: what other systems may order by Unified Procedure Step."""
+
+    code: Annotated[str, Field(min_length=1, max_length=16)] = Field(
+        description="Code Value of the Scheduled Workitem Code that is ordered"
+    )
+    scheme: Annotated[str, Field(min_length=1, max_length=16)] = Field(
+        "99SENTINODE", description="Its Coding Scheme Designator"
+    )
+    meaning: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description="Its Code Meaning"
+    )
+    route: Name | None = Field(None, description="The route whose model does it")
+    outside: bool = Field(
+        False, description="Other performers may claim it; none of our workers does it then"
+    )
+    hours: Annotated[float, Field(gt=0)] = Field(
+        24, description="An outside performer's claim is overdue after so long, hours"
+    )
+
+
 class _Environment(EnvSettingsSource):
     """The variables. One that is no JSON stays text, which the validation reports by its key."""
 
@@ -501,6 +522,7 @@ class Settings(BaseSettings):
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
     notices: tuple[Notice, ...] = ()
+    workitems: tuple[Workitem, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -730,7 +752,24 @@ def _cross_faults(raw: dict[str, Any]) -> list[str]:
         match = route.get("match")
         for keyword, rule in match.items() if isinstance(match, dict) else ():
             faults += _rule_faults(f"routes[{index}].match.{keyword}", keyword, rule)
-    return faults + _web_faults(raw)
+    return faults + _workitem_faults(raw, routes) + _web_faults(raw)
+
+
+def _workitem_faults(raw: dict[str, Any], routes: list[dict[str, Any]]) -> list[str]:
+    """A workitem is done by a route of ours, or by somebody else."""
+    faults: list[str] = []
+    called = _texts([route.get("name") for route in routes])
+    workitems = _dicts(raw.get("workitems"))
+    codes = [f"{item.get('scheme', '99SENTINODE')} {item.get('code')}" for item in workitems]
+    for index, item in enumerate(workitems):
+        route_name = item.get("route")
+        if codes.index(codes[index]) != index:
+            faults.append(f"workitems[{index}].code: {codes[index]!r} is there twice")
+        if bool(route_name) == bool(item.get("outside")):
+            faults.append(f"workitems[{index}].route: give a route, or outside = true; not both")
+        elif isinstance(route_name, str) and route_name and route_name not in called:
+            faults.append(f"workitems[{index}].route: no route is called {route_name!r}")
+    return faults
 
 
 def _web_faults(raw: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from core.settings import Settings
 from core.store import Store
 from node.deciding.dispatch import Dispatcher
 from node.deciding.renditions import RenditionDispatcher
+from node.deciding.workitems import WorkitemDesk
 from node.filing.intake import Intake
 from node.keeping.clocks import ClockWatch
 from node.keeping.disk import DiskWatch
@@ -24,6 +25,7 @@ from node.notices.post import Poster
 from node.notices.watch import Watch
 from node.sending.answers import Answerer
 from node.sending.sender import Sender
+from node.sending.workitem_events import WorkitemTeller
 from node.web.serve import serve
 
 _TELL_SECONDS = 2.0
@@ -121,11 +123,12 @@ def run_dispatch(settings: Settings) -> None:
         renditions = make_rendition_dispatcher(settings, ledger)
         retention = make_retention(settings, ledger, stop)
         clocks = ClockWatch(settings, ledger)
+        workitems = WorkitemDesk(settings, ledger, find_specs(settings.models.folders))
         with (
             beside(retention.step, stop, settings.retention.check_seconds),
             telling(settings, ledger, stop),
         ):
-            run(lambda: clocks.step() + jobs.step() + renditions.step(), stop)
+            run(lambda: clocks.step() + workitems.step() + jobs.step() + renditions.step(), stop)
         jobs.close()
 
 
@@ -137,7 +140,15 @@ def run_send(settings: Settings) -> None:
         sender = make_sender(settings, ledger)
         answerer = make_answerer(settings, ledger)
         asked = settings.services.commitment
-        run(lambda: sender.step() + (answerer.step() if asked else 0), stop)
+        teller = WorkitemTeller(settings, ledger)
+        offered = any(peer.worklist for peer in settings.peers)
+
+        def step() -> int:
+            told = teller.step() if offered else 0
+            return sender.step() + (answerer.step() if asked else 0) + told
+
+        run(step, stop)
+        teller.close()
         sender.close()
         answerer.close()
 

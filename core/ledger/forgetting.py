@@ -39,6 +39,7 @@ from core.schema import (
     StudyRow,
     TransferAttemptRow,
     TransferRow,
+    WorkitemRow,
 )
 
 Place = tuple[datetime, str]  # when a study came, and its UID
@@ -195,6 +196,8 @@ class Forgetting:
             (FindingRow, FindingRow.job_id.in_(jobs)),
             (ResultRow, ResultRow.job_id.in_(jobs) & ResultRow.alternative_to.is_not(None)),
             (ResultRow, ResultRow.job_id.in_(jobs)),
+            (WorkitemRow, WorkitemRow.study_instance_uid == study_uid),
+            (WorkitemRow, WorkitemRow.job_id.in_(jobs)),
             (JobEventRow, JobEventRow.job_id.in_(jobs)),
             (JobInstanceRow, JobInstanceRow.job_id.in_(jobs)),
             (JobSeriesRow, JobSeriesRow.job_id.in_(jobs)),

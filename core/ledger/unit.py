@@ -48,10 +48,12 @@ from core.ledger.refusals import Refusals
 from core.ledger.renditions import Renditions
 from core.ledger.retention import Retention
 from core.ledger.series import SeriesQueries
+from core.ledger.subscriptions import Subscriptions
 from core.ledger.transfer_list import TransferList
 from core.ledger.transfers import Transfers
 from core.ledger.views import Views
 from core.ledger.watermarks import Watermarks
+from core.ledger.workitems import Workitems
 
 _MIGRATIONS = Path(__file__).resolve().parents[2] / "alembic"
 _SQLITE_BUSY_MS = 30_000
@@ -91,6 +93,8 @@ class Work:
     meters: Meters
     notices: Notices
     backlog: Backlog
+    workitems: Workitems
+    subscriptions: Subscriptions
 
 
 class Ledger:
@@ -180,6 +184,8 @@ class Ledger:
                     meters=Meters(session),
                     notices=Notices(session),
                     backlog=Backlog(session),
+                    workitems=Workitems(session),
+                    subscriptions=Subscriptions(session),
                     browse=Browse(session),
                     study_page=BrowseStudy(session),
                     figures=BrowseFigures(session),

@@ -75,6 +75,13 @@ STUDY_ROOT_FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
 STUDY_ROOT_MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
 STUDY_ROOT_GET = UID("1.2.840.10008.5.1.4.1.2.2.3")
 WORKLIST_FIND = UID("1.2.840.10008.5.1.4.31")
+# Unified Procedure Step (PS3.4 Section CC.3.1): instances are always of the Push class.
+UPS_PUSH = UID("1.2.840.10008.5.1.4.34.6.1")
+UPS_WATCH = UID("1.2.840.10008.5.1.4.34.6.2")
+UPS_PULL = UID("1.2.840.10008.5.1.4.34.6.3")
+UPS_EVENT = UID("1.2.840.10008.5.1.4.34.6.4")
+UPS_QUERY = UID("1.2.840.10008.5.1.4.34.6.5")
+UPS_CLASSES: tuple[UID, ...] = (UPS_PUSH, UPS_WATCH, UPS_PULL, UPS_EVENT, UPS_QUERY)
 QUERY_CLASSES: tuple[UID, ...] = (
     PATIENT_ROOT_FIND,
     PATIENT_ROOT_MOVE,
@@ -140,6 +147,7 @@ def table() -> tuple[ContextRow, ...]:
         # a destination reports on an association that it opens itself (PS3.4 Section J.3.3.1)
         ContextRow(COMMITMENT, UNCOMPRESSED, "SCU", "peers.commit"),
         ContextRow(WORKLIST_FIND, UNCOMPRESSED, "SCP", "peers.worklist"),
+        *(ContextRow(uid, UNCOMPRESSED, "SCP", "peers.worklist") for uid in UPS_CLASSES),
         *(ContextRow(uid, UNCOMPRESSED, "SCP", "peers.query") for uid in QUERY_CLASSES),
     )
 
@@ -152,6 +160,13 @@ def accepted_queries(settings: Settings) -> list[PresentationContext]:
     if any(peer.query for peer in settings.peers):
         wanted += QUERY_CLASSES
     return [build_context(uid, list(UNCOMPRESSED)) for uid in wanted]
+
+
+def accepted_workitems(settings: Settings) -> list[PresentationContext]:
+    """Unified Procedure Step, as far as some peer may use it."""
+    if not any(peer.worklist for peer in settings.peers):
+        return []
+    return [build_context(uid, list(UNCOMPRESSED)) for uid in UPS_CLASSES]
 
 
 def accepted() -> list[PresentationContext]:

@@ -37,6 +37,7 @@ from node.door.services import Services
 from node.loop import stop_on_signals
 from node.spool.receiver import ReceiverSpool
 from node.worklist.service import QueryService
+from node.worklist.ups.service import UpsService
 
 log = structlog.get_logger()
 
@@ -68,12 +69,15 @@ class Door:
         self._limits = Limits(settings)
         self._spool = ReceiverSpool(settings.spool, settings.storage.min_free_mb, durable=durable)
         self._reception = Reception(settings, self._spool, self._limits)
-        services = Services(settings, self._spool, self._association_of)
+        self._queries = QueryService(settings)
+        workitems = UpsService(settings, self._queries.ledger)
+        self._queries.workitems = workitems
+        services = Services(settings, self._spool, self._association_of, workitems=workitems)
         lane = self._fast_lane()
         self._gathered = Gathered(lane=lane)
         self._ae = _application_entity(settings)
         services.add_to(self._ae)
-        self._queries = QueryService(settings)
+        workitems.add_to(self._ae)
         self._queries.add_to(self._ae)
         handlers: list[Any] = [
             *services.handlers(),

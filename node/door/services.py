@@ -12,7 +12,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from pydicom.dataset import Dataset
@@ -27,7 +27,13 @@ from core.domain import Association
 from core.errors import MessageError, OutOfSpaceError, RefusedError
 from core.identifiers import derived_uid
 from core.settings import Settings
-from node.dimse.contexts import AVAILABILITY, COMMITMENT, PERFORMED_STEP, accepted_services
+from node.dimse.contexts import (
+    AVAILABILITY,
+    COMMITMENT,
+    PERFORMED_STEP,
+    UPS_CLASSES,
+    accepted_services,
+)
 from node.dimse.messages import (
     FINAL_STATES,
     read_availability,
@@ -38,6 +44,7 @@ from node.dimse.messages import (
 )
 from node.spool.notices import Notice, NoticeKind, write_notice
 from node.spool.receiver import ReceiverSpool
+from node.worklist.ups.service import UpsService
 
 log = structlog.get_logger()
 
@@ -65,6 +72,7 @@ class Services:
         settings: which services are on, and who may use them.
         spool: where notices are written.
         association_of: what we know of an association of pynetdicom; None once it has ended.
+        workitems: answers messages about workitems.
     """
 
     def __init__(
@@ -73,11 +81,13 @@ class Services:
         spool: ReceiverSpool,
         association_of: Callable[[DicomAssociation], Association | None],
         now: Callable[[], datetime] = clock.now,
+        workitems: UpsService | None = None,
     ) -> None:
         self._settings = settings
         self._spool = spool
         self._association_of = association_of
         self._now = now
+        self._workitems = workitems if workitems is not None and workitems.offered else None
         self._senders = {peer.ae_title for peer in settings.peers if peer.send}
         self._known = {peer.ae_title for peer in settings.peers}
         self._commits = any(peer.commit for peer in settings.peers)
@@ -106,16 +116,41 @@ class Services:
 
     def handlers(self) -> list[tuple[Any, Callable[[Event], Answer]]]:
         """What pynetdicom is to call for which event."""
-        if not self.contexts():
+        of_workitems = [(evt.EVT_N_GET, self._on_get)] if self._workitems is not None else []
+        if not self.contexts() and not of_workitems:
             return []
         return [
+            *of_workitems,
             (evt.EVT_N_CREATE, self._on_create),
             (evt.EVT_N_SET, self._on_set),
             (evt.EVT_N_ACTION, self._on_action),
             (evt.EVT_N_EVENT_REPORT, self._on_report),
         ]
 
+    def _on_get(self, event: Event) -> Answer:
+        request: Any = event.request
+        tags = list(event.attribute_identifiers)
+        return self._about_workitems(
+            event, "on_get", str(request.RequestedSOPInstanceUID or ""), tags
+        )
+
+    def _about_workitems(self, event: Event, name: str, uid: str, *content: Any) -> Answer:
+        """Let a message in a UPS context be answered by who knows workitems."""
+        assert self._workitems is not None
+        context = str(event.context.abstract_syntax)
+        calling = str(event.assoc.requestor.ae_title).strip()
+        answer: Answer = getattr(self._workitems, name)(calling, context, uid, *content)
+        return answer
+
+    def _is_of_workitem(self, event: Event) -> bool:
+        of_ups = str(event.context.abstract_syntax) in UPS_CLASSES
+        return self._workitems is not None and of_ups
+
     def _on_create(self, event: Event) -> Answer:
+        if self._is_of_workitem(event):
+            named = str(cast("Any", event.request).AffectedSOPInstanceUID or "")
+            return self._about_workitems(event, "on_create", named, event.attribute_list)
+
         def take(association: Association) -> Dataset | None:
             request: Any = event.request
             self._may_send(association)
@@ -138,6 +173,10 @@ class Services:
         return self._answered(event, take)
 
     def _on_set(self, event: Event) -> Answer:
+        if self._is_of_workitem(event):
+            named = str(cast("Any", event.request).RequestedSOPInstanceUID or "")
+            return self._about_workitems(event, "on_set", named, event.modification_list)
+
         def take(association: Association) -> None:
             request: Any = event.request
             self._may_send(association)
@@ -155,6 +194,11 @@ class Services:
         return self._answered(event, take)
 
     def _on_action(self, event: Event) -> Answer:
+        if self._is_of_workitem(event):
+            named = str(cast("Any", event.request).RequestedSOPInstanceUID or "")
+            about = (event.action_type, event.action_information)
+            return self._about_workitems(event, "on_action", named, *about)
+
         def take(association: Association) -> None:
             request: Any = event.request
             self._may_send(association)

@@ -34,6 +34,11 @@ from node.dimse.contexts import (
     STUDY_ROOT_FIND,
     STUDY_ROOT_GET,
     STUDY_ROOT_MOVE,
+    UPS_CLASSES,
+    UPS_PULL,
+    UPS_PUSH,
+    UPS_QUERY,
+    UPS_WATCH,
     WORKLIST_FIND,
     accepted_queries,
 )
@@ -46,6 +51,7 @@ from node.worklist.statuses import (
     OUT_OF_RESOURCES,
     UNABLE_TO_PROCESS,
 )
+from node.worklist.ups.service import UpsService
 
 log = structlog.get_logger()
 
@@ -59,11 +65,18 @@ _SERVICES: dict[str, tuple[str, Any, Level]] = {
     STUDY_ROOT_FIND: ("study root", C_FIND, Level.STUDY),
     STUDY_ROOT_GET: ("study root", C_GET, Level.STUDY),
     STUDY_ROOT_MOVE: ("study root", C_MOVE, Level.STUDY),
+    **dict.fromkeys((UPS_PUSH, UPS_PULL, UPS_WATCH, UPS_QUERY), ("workitems", C_FIND, Level.STUDY)),
 }
 # Service Class Application Information of a C-FIND (PS3.4 Section C.5.1.1): relational queries,
 # combined date-time matching, fuzzy matching of names, timezone query adjustment.
 _EXTENDED = (STUDY_ROOT_FIND, PATIENT_ROOT_FIND)
 _DATE_TIME_BYTE = 1
+
+
+def _belongs(context: Any, request: Any) -> bool:
+    """Whether a request came in a context of its class; workitems are of the Push class."""
+    asked, carried = str(request.AffectedSOPClassUID), str(context.abstract_syntax)
+    return asked == carried or (carried in UPS_CLASSES and asked in UPS_CLASSES)
 
 
 class QueryService:
@@ -81,6 +94,7 @@ class QueryService:
         self._contexts = accepted_queries(settings)
         self._offered = {str(context.abstract_syntax) for context in self._contexts}
         self._zone = ZoneInfo(settings.results.timezone) if settings.results.timezone else None
+        self.workitems: UpsService | None = None
         self._ledger: Ledger | None = None
         self._store: Store | None = None
         self._lock = threading.Lock()
@@ -110,7 +124,7 @@ class QueryService:
     def take_over(self, association: Any) -> None:
         """Let requests of an association that are ours come here."""
         if not self._contexts:
-            return
+            return  # UPS is offered with the worklist
         otherwise = association._serve_request
 
         def serve(request: Any, context_id: int) -> None:
@@ -121,7 +135,7 @@ class QueryService:
                 or context is None
                 or not isinstance(request, service[1])
                 or not request.is_valid_request
-                or context.abstract_syntax != request.AffectedSOPClassUID
+                or not _belongs(context, request)
             ):
                 otherwise(request, context_id)
                 return
@@ -163,8 +177,16 @@ class QueryService:
         bound = log.bind(calling_ae=calling, service=kind.__name__.replace("_", "-"), model=model)
         status, objects = UNABLE_TO_PROCESS, 0
         try:
-            self._check_rights(sop_class, calling)
             data = request.Identifier.getvalue() if request.Identifier is not None else b""
+            if model == "workitems":
+                assert self.workitems is not None
+                status, objects = self.workitems.find(calling, replies, data)
+                seconds = round(time.monotonic() - began, 3)
+                bound.info(
+                    "query_answered", status=f"0x{status:04X}", objects=objects, seconds=seconds
+                )
+                return
+            self._check_rights(sop_class, calling)
             keys = read_identifier(data, implicit=replies.implicit)
             if sop_class == WORKLIST_FIND:
                 asked = read_worklist(keys)

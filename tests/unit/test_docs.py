@@ -9,7 +9,7 @@ import pytest
 
 from cli import docs
 from core.counters import COUNTERS
-from core.settings import Notice, Peer, Route, Settings
+from core.settings import Notice, Peer, Route, Settings, Workitem
 from node.dimse.contexts import table
 from node.web.health import GAUGES
 
@@ -83,6 +83,7 @@ def test_every_setting_that_the_text_names_exists() -> None:
     known |= {f"peers.{key}" for key in Peer.model_fields}
     known |= {f"routes.{key}" for key in Route.model_fields}
     known |= {f"notices.{key}" for key in Notice.model_fields}
+    known |= {f"workitems.{key}" for key in Workitem.model_fields}
     sections = "|".join(Settings.model_fields)
     named = set()
     for page in docs.PAGES:

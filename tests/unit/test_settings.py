@@ -16,9 +16,9 @@ from support.packages import write_spec
 from cli.setup import commented_settings
 from core.errors import SettingsError
 from core.modelspec import find_specs
-from core.settings import Notice, Peer, Route, Settings, load
+from core.settings import Notice, Peer, Route, Settings, Workitem, load
 
-LISTS = {"peers", "routes", "notices"}
+LISTS = {"peers", "routes", "notices", "workitems"}
 
 
 @pytest.fixture
@@ -179,6 +179,7 @@ FILES = st.fixed_dictionaries(
         "peers": st.one_of(st.lists(tables_of(Peer), max_size=3), VALUES),
         "routes": st.one_of(st.lists(tables_of(Route), max_size=3), VALUES),
         "notices": st.one_of(st.lists(tables_of(Notice), max_size=3), VALUES),
+        "workitems": st.one_of(st.lists(tables_of(Workitem), max_size=3), VALUES),
     },
 )
 
