@@ -141,7 +141,7 @@ class Again:
             StoppedError: somebody asked to stop.
             LedgerError: SQL is away.
         """
-        before = {(line["series"], line["route"]) for line in journal.lines}
+        before = {(item["series"], item["route"]) for item in journal.lines if "series" in item}
         for choice in self.plan():
             key = (choice.series.series_instance_uid, choice.route.name)
             if key in before:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from core import clock
-from core.errors import PeerError
+from core.errors import LedgerError, PeerError
 from core.identifiers import AETitle, DicomAddress
 from core.ledger import Ledger
 from core.settings import Settings
@@ -341,7 +341,7 @@ class Fetcher:
         return {"study": study.uid, "state": state.value, "objects": sent, "why": why}
 
     def _patiently(self, action: Callable[[], T], *, broken: bool = True) -> T:
-        """Do something with the peer; wait for one that is away, and tell so.
+        """Do something with the peer; wait for one, or for SQL, that is away, and tell so.
 
         Args:
             broken: also when it broke off in the middle.
@@ -352,7 +352,7 @@ class Fetcher:
                 raise StoppedError("stopped")
             try:
                 result = action()
-            except PeerError as error:
+            except (PeerError, LedgerError) as error:
                 passes = error.retry and (broken or not isinstance(error, BrokenOffError))
                 if not passes or waited >= self._order.patience:
                     raise

@@ -24,7 +24,7 @@ from core.identifiers import DicomAddress
 from core.settings import Settings
 from node.door.limits import Limits
 from node.door.reception import PROCESSING_FAILURE, SUCCESS, Reception, Sender
-from node.spool.receiver import ReceiverSpool
+from node.spool.receiver import ReceiverSpool, out_of_space
 
 log = structlog.get_logger()
 
@@ -62,7 +62,11 @@ class Inbox:
 
     @contextmanager
     def opened(self, association: DicomAssociation) -> Iterator[None]:
-        """As long as an association is open. Its end is noted, and how it ended."""
+        """As long as an association is open. Its end is noted, and how it ended.
+
+        Raises:
+            OutOfSpaceError: the disk does not take the note.
+        """
         opened = Association(
             id=uuid.uuid4().hex,
             calling_ae=str(self._peer.ae_title),
@@ -76,8 +80,14 @@ class Inbox:
             yield
             how = "released"
         finally:
-            self._spool.end(replace(opened, ended_at=clock.now(), end=how))
             self._sender = None
+            self._end(replace(opened, ended_at=clock.now(), end=how))
+
+    def _end(self, ended: Association) -> None:
+        try:
+            self._spool.end(ended)
+        except OSError as error:
+            raise out_of_space(error) from error
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         request: Any = event.request

@@ -21,7 +21,7 @@ _FOLDER = "orders"
 
 
 class Journal:
-    """The journal of one order.
+    """The journal of one order. One that says no more than what was begun is not kept.
 
     Raises:
         SentinodeError: the same order runs already, or the data folder cannot be written.
@@ -53,8 +53,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._lines:
-            self._path.unlink(missing_ok=True)  # nothing was begun
+        if all("begun" in line for line in self._lines):
+            self._path.unlink(missing_ok=True)  # nothing was done
         self._stream.close()
 
     @property

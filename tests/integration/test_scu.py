@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import tomli_w
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from support.archives import Archive, FakeArchive, dcmqrscp, orthanc_archive
 from support.console import run
 from support.instances import mr_slice
+from support.packages import write_spec
 from support.peers import free_port, wait_for
 
 from core.ledger import Ledger
@@ -267,6 +269,23 @@ def test_fetch_takes_only_series_of_a_body_part(
     else:
         assert (report["fetched"], report["unsaid_series"]) == (3, 0)
         assert site.file() == {f"1.2.{number}.1": 2 for number in (1, 2, 3)}
+
+
+def test_compressed_objects_come_as_they_are(
+    make_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    image = mr_slice(StudyInstanceUID="1.2.8", SeriesInstanceUID="1.2.8.1")
+    image.compress(RLELossless)
+    with orthanc_archive(tmp_path / "orthanc", {"SENTINODE": NODE_PORT}) as (archive, _):
+        archive.put([image], "-xr")
+        archive.put(study(8)[:1])
+        site = make_site(peer_of(archive))
+        code, out, err = site.run("get", "pacs", "1.2.8")
+        assert (code, "2 object(s)" in out) == (0, True), err
+        site.file()
+    with site.ledger.read() as work:
+        syntaxes = {item.transfer_syntax_uid for item in work.series.instances("1.2.8.1")}
+    assert syntaxes == {str(RLELossless), str(ExplicitVRLittleEndian)}
 
 
 def test_commit_by_orthanc_is_heard_at_our_door(
@@ -558,13 +577,35 @@ def test_priors_of_a_study_that_is_here(make_site: Callable[..., Site]) -> None:
         assert {uid[:5] for uid in site.file()} == {"1.2.1", "1.2.2", "1.2.3"}
 
 
+def test_rerun_by_the_command_line(
+    make_site: Callable[..., Site], fake: FakeArchive, tmp_path: Path
+) -> None:
+    write_spec(tmp_path / "zoo" / "brain", name="brain")
+    (tmp_path / "zoo" / "brain" / "weights.safetensors").write_bytes(b"weights")
+    routes = [{"name": "brain", "model": "brain", "match": {"Modality": "MR"}}]
+    models = {"folders": [str(tmp_path / "zoo")]}
+    site = make_site(peer_of(fake), routes=routes, models=models)
+    assert site.run("get", "pacs", "1.2.1")[0] == 0
+    for uid in site.file():
+        with site.ledger.write() as work:
+            (facts,) = work.facts.of([uid])
+            assert work.series.mark_whole(uid, facts.revision, "test", facts.last_received_at)
+    days = ("--from", "2024-01-01", "--to", "2024-01-31", "--per-minute", "100000")
+    code, out, err = site.run("rerun", *days, "--dry-run")
+    assert (code, "2 jobs would be made" in out) == (0, True), err
+    code, out, err = site.run("rerun", *days, "--body-part", "BRAIN", "--json")
+    assert (code, json.loads(out)["jobs"]) == (0, 1), err
+    code, out, _ = site.run("rerun", *days)
+    assert "1 jobs made" in out and "1 left: its job is open" in out
+    assert site.orders == []
+
+
 def test_what_a_peer_commits_to(make_site: Callable[..., Site], fake: FakeArchive) -> None:
     site = make_site(peer_of(fake, commit=True))
     assert site.run("get", "pacs", "1.2.1")[0] == 0
     site.file()
-    with pytest.MonkeyPatch.context():
-        code, _, err = site.run("commit", "pacs", "1.2.1", "--wait", "0")
-        assert (code, "accepts none of" in err) == (1, True)
+    code, _, err = site.run("commit", "pacs", "1.2.1", "--wait", "0")
+    assert (code, "accepts none of" in err) == (1, True)
     held = {f"1.2.1.{series}.{image}" for series in (1, 2) for image in (1, 2)}
     other = FakeArchive((), "OTHER")
     other.committed = held

@@ -43,8 +43,8 @@ class Archive:
         """Where it listens."""
         return DicomAddress(AETitle(self.ae_title), "127.0.0.1", self.port)
 
-    def put(self, datasets: Iterable[Dataset]) -> None:
-        """Store phantoms in it, by DCMTK's storescu."""
+    def put(self, datasets: Iterable[Dataset], *options: str) -> None:
+        """Store phantoms in it, by DCMTK's storescu with these options."""
         folder = self.folder / "out"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -55,7 +55,7 @@ class Archive:
         program = require_program("storescu", "/usr/bin")
         subprocess.run(
             [
-                *(program, "-R", "-aet", "MR1", "-aec", self.ae_title),
+                *(program, *options, "-R", "-aet", "MR1", "-aec", self.ae_title),
                 *("127.0.0.1", str(self.port), *paths),
             ],
             env=DCMTK_ENVIRONMENT,
