@@ -421,7 +421,11 @@ class WorkitemRow(Base):
 
 
 class WorkitemSubscriptionRow(Base):
-    """Who wants to be told of a workitem, of all (the global UID), or of those that match."""
+    """Who wants to be told of a workitem, of all (the global UID), or of those that match.
+
+    `lock` keeps the workitem in the ledger until the subscription ends. `muted`: who follows all
+    or some wants to hear no more of this one.
+    """
 
     __tablename__ = "workitem_subscription"
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
@@ -429,8 +433,28 @@ class WorkitemSubscriptionRow(Base):
     uid: Mapped[str] = mapped_column(_Uid, index=True)
     filter: Mapped[str] = mapped_column(Text, default="")
     lock: Mapped[bool] = mapped_column(Boolean, default=False)
+    muted: Mapped[bool] = mapped_column(Boolean, default=False)
     at: Mapped[datetime]
     __table_args__ = (UniqueConstraint("ae_title", "uid"),)
+
+
+class WorkitemToldRow(Base):
+    """The state of a workitem that subscribers were told last, so that nothing is told twice."""
+
+    __tablename__ = "workitem_told"
+    uid: Mapped[str] = mapped_column(_Uid, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    readiness: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime] = mapped_column(index=True)
+
+
+class WorkitemFollowerRow(Base):
+    """Up to which step in the life of jobs subscribers were told; there while anybody listens."""
+
+    __tablename__ = "workitem_follower"
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    last_event: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime]
 
 
 class WorkitemEventRow(Base):

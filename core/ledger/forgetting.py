@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session
 
 from core.ledger.kept import Keeping, Kept
 from core.ledger.retention import Retention
+from core.ledger.subscriptions import Subscriptions
+from core.ledger.workitems import Workitems
 from core.lifecycle import AnswerState
 from core.schema import (
     CommitmentRequestRow,
@@ -44,6 +46,7 @@ from core.schema import (
 
 Place = tuple[datetime, str]  # when a study came, and its UID
 ROWS_AFTER_BYTES = timedelta(hours=1)
+_MOST_ORDERS = 500
 
 
 class Step(StrEnum):
@@ -66,6 +69,8 @@ class Forgetting:
         self._session = session
         self._retention = retention
         self._keeping = Keeping(session)
+        self._workitems = Workitems(session)
+        self._subscriptions = Subscriptions(session)
 
     def studies(self, before: datetime, after: Place | None, limit: int) -> list[Place]:
         """Studies that got no image since `before`, the oldest first: (when it came, UID)."""
@@ -88,6 +93,8 @@ class Forgetting:
         series = self._keeping.series(self._series(study_instance_uid), committing)
         results = self._keeping.results(self._jobs(study_instance_uid), committing)
         reasons = {*series.values(), *results.values()}
+        if self._subscriptions.locked(self._workitems.of_study(study_instance_uid)):
+            reasons.add(Kept.LOCKED)
         return next((reason for reason in Kept if reason in reasons), None)
 
     def step(
@@ -127,6 +134,15 @@ class Forgetting:
             .returning(CommitmentRequestRow.id)
         )
         return len(rows.all())
+
+    def forget_orders(self, before: datetime) -> int:
+        """Remove old orders of analyses whose images never came; how many."""
+        gone = 0
+        for uid in self._workitems.old_orders(before, _MOST_ORDERS):
+            if not self._subscriptions.locked([uid]) and self._workitems.remove(uid, before):
+                self._subscriptions.forget([uid])
+                gone += 1
+        return gone
 
     def _let_bytes_go(self, study_uid: str, now: datetime) -> bool:
         of_study = InstanceRow.series_instance_uid.in_(_series_of(study_uid))
@@ -175,6 +191,7 @@ class Forgetting:
 
         Associations stay: they are not of one study, and say nothing about a patient.
         """
+        self._subscriptions.forget(self._workitems.of_study(study_uid))
         series, jobs = _series_of(study_uid), _jobs_of(study_uid)
         transfers = select(TransferRow.id).where(_transfer_of(study_uid))
         findings = select(FindingRow.id).where(FindingRow.job_id.in_(jobs))

@@ -40,6 +40,7 @@ class Kept(StrEnum):
     UNDELIVERED = "not delivered yet"
     UNCOMMITTED = "delivered, and its destination has not committed to it yet"
     PROMISED = "its sender was told that it is safe here, and no archive has committed to it"
+    LOCKED = "who follows its workitem asked for it to be kept"
 
 
 _ORDER = tuple(Kept)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, false, func, not_, or_, select, update
+from sqlalchemy import Row, and_, delete, false, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.domain import Instance
@@ -57,6 +57,15 @@ _STUDY = {
     "RequestedProcedureID": StudyRow.procedure_id,
     "RequestedProcedureDescription": StudyRow.procedure,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class JobStep:
+    """A step in the life of a job."""
+
+    id: int
+    job_id: str
+    at: datetime
 
 
 class Workitems:
@@ -234,12 +243,7 @@ class Workitems:
 
     def hold(self, item: Workitem) -> bool:
         """Lock a workitem, after its study; whether it still waits for its job."""
-        study = item.inputs[0].study_instance_uid
-        self._session.execute(
-            select(StudyRow.study_instance_uid)
-            .where(StudyRow.study_instance_uid == study)
-            .with_for_update(key_share=True)
-        )
+        self.hold_study(item)
         waits = (
             WorkitemRow.state == WorkitemState.SCHEDULED,
             WorkitemRow.job_id.is_(None),
@@ -258,6 +262,15 @@ class Workitems:
             .returning(WorkitemRow.uid)
         )
         return moved.first() is not None
+
+    def hold_study(self, item: Workitem) -> None:
+        """Lock the study of a workitem, if it is here: nothing of it is forgotten meanwhile."""
+        study = item.inputs[0].study_instance_uid
+        self._session.execute(
+            select(StudyRow.study_instance_uid)
+            .where(StudyRow.study_instance_uid == study)
+            .with_for_update(key_share=True)
+        )
 
     def bind(self, uid: str, job_id: str, now: datetime) -> bool:
         """Say which job came of a workitem; False when it has one, or the job has another order."""
@@ -323,19 +336,56 @@ class Workitems:
         ).first()
         return None if row is None else (row.id, JobState(row.state))
 
-    def job_events(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """Steps in the life of jobs after an id: their ids, and whose."""
+    def job_events(self, after: int, limit: int) -> list[JobStep]:
+        """Steps in the life of jobs after an id."""
         rows = self._session.execute(
-            select(JobEventRow.id, JobEventRow.job_id)
+            select(JobEventRow.id, JobEventRow.job_id, JobEventRow.at)
             .where(JobEventRow.id > after)
             .order_by(JobEventRow.id)
             .limit(limit)
         )
-        return [(row.id, row.job_id) for row in rows]
+        return [JobStep(*row) for row in rows]
 
-    def last_job_event(self) -> int:
-        """Id of the newest step in the life of any job."""
-        return self._session.scalar(select(func.max(JobEventRow.id))) or 0
+    def of_study(self, study_instance_uid: str) -> list[str]:
+        """UIDs of all workitems of a study, ordered or not."""
+        ordered = select(WorkitemRow.uid).where(
+            WorkitemRow.study_instance_uid == study_instance_uid
+        )
+        jobs = select(JobRow.id).where(JobRow.study_instance_uid == study_instance_uid)
+        return [
+            *self._session.scalars(ordered),
+            *(uid_of_job(job) for job in self._session.scalars(jobs)),
+        ]
+
+    def old_orders(self, before: datetime, limit: int) -> list[str]:
+        """Orders of studies that never came, and that nobody has touched since."""
+        return list(
+            self._session.scalars(
+                select(WorkitemRow.uid)
+                .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkitemRow.study_instance_uid)
+                .where(
+                    WorkitemRow.changed_at < before,
+                    WorkitemRow.job_id.is_(None),
+                    WorkitemRow.state != WorkitemState.IN_PROGRESS,
+                    StudyRow.study_instance_uid.is_(None),
+                )
+                .order_by(WorkitemRow.changed_at)
+                .limit(limit)
+            )
+        )
+
+    def remove(self, uid: str, before: datetime) -> bool:
+        """Take an old order out of the ledger; False when somebody has touched it."""
+        gone = self._session.execute(
+            delete(WorkitemRow)
+            .where(
+                WorkitemRow.uid == uid,
+                WorkitemRow.changed_at < before,
+                WorkitemRow.job_id.is_(None),
+            )
+            .returning(WorkitemRow.uid)
+        )
+        return gone.first() is not None
 
     def _values(self, rows: Sequence[Row[Any]]) -> list[Workitem]:
         jobs = [row.JobRow.id for row in rows if row.JobRow is not None]

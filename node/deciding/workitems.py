@@ -35,7 +35,7 @@ _LOOK_EVERY = timedelta(seconds=0.5)
 _MOST_ORDERS, _MOST_EVENTS = 200, 500
 # ids grow, but a transaction with a smaller one may be committed after one with a larger
 _LOOK_BACK = 200
-_MOST_REMEMBERED = 10_000
+_STRAGGLERS = timedelta(seconds=60)
 
 
 class WorkitemDesk:
@@ -57,9 +57,7 @@ class WorkitemDesk:
         self._offered = any(peer.worklist for peer in settings.peers)
         self._looked_at: datetime | None = None
         self._place: Place = Place()  # orders are looked at in turn
-        self._read: int | None = None
         self._seen: set[int] = set()
-        self._said: dict[str, tuple[str, str]] = {}  # what was told last
 
     def step(self) -> int:
         """Do what is due; returns how many workitems were moved.
@@ -100,7 +98,7 @@ class WorkitemDesk:
                 self._bind(work, item, self._new_job(work, item, here), now)
         except IllegalMoveError as error:
             return self._refuse(work, item, str(error), now)
-        self._tell(work, item.uid, now)
+        self._tell(work, work.workitems.find(item.uid), now)
         return 1
 
     def _bind(self, work: Work, item: Workitem, new: NewJob, now: datetime) -> None:
@@ -146,43 +144,42 @@ class WorkitemDesk:
         if not work.workitems.end(item.uid, before, after, reason, now):
             return 0
         log.warning("workitem_not_begun", workitem=item.uid, reason=reason)
-        self._tell(work, item.uid, now)
+        self._tell(work, work.workitems.find(item.uid), now)
         return 1
 
     def _follow(self, now: datetime) -> int:
-        """Tell the subscribers what happened to jobs since the last look."""
+        """Tell the subscribers what happened to jobs since the last look, of whichever node."""
         with self._ledger.read() as work:
-            if self._read is None or not work.subscriptions.any():
-                self._read = work.workitems.last_job_event()
+            followed = work.subscriptions.followed()
+            if followed is None:
                 self._seen.clear()
                 return 0
-            after = max(0, self._read - _LOOK_BACK)
-            steps = work.workitems.job_events(after, _MOST_EVENTS + _LOOK_BACK)
-        if not self._seen:  # what was before the first look is no news
-            self._seen = {number for number, _ in steps if number <= self._read}
-        news = [(number, job) for number, job in steps if number not in self._seen]
+            listened_to = work.subscriptions.any()
+            read, at = followed
+            steps = work.workitems.job_events(max(0, read - _LOOK_BACK), _MOST_EVENTS + _LOOK_BACK)
+        if not listened_to:
+            with self._ledger.write() as work:
+                work.subscriptions.stop_following()
+            return 0
+        if not self._seen:  # what a node before this one has told
+            long_ago = at - _STRAGGLERS
+            self._seen = {step.id for step in steps if step.id <= read and step.at < long_ago}
+        news = [step for step in steps if step.id not in self._seen]
         if not news:
             return 0
         with self._ledger.write() as work:
-            for job_id in dict.fromkeys(job for _, job in news):
+            for job_id in dict.fromkeys(step.job_id for step in news):
                 item = work.workitems.of_job(job_id)
                 if item is not None:
-                    self._tell(work, item.uid, now)
-        self._read = max(self._read, *(number for number, _ in news))
-        self._seen |= {number for number, _ in news}
-        self._seen = {number for number in self._seen if number > self._read - _LOOK_BACK}
+                    self._tell(work, item, now)
+            last = max(step.id for step in news)
+            work.subscriptions.follow(last, now)
+        self._seen |= {step.id for step in news}
+        self._seen = {number for number in self._seen if number > max(read, last) - _LOOK_BACK}
         return len(news)
 
-    def _tell(self, work: Work, uid: str, now: datetime) -> None:
-        item = work.workitems.find(uid)
-        if item is None:
-            return
-        said = (str(item.state), str(item.readiness))
-        if self._said.get(uid) != said:  # a job is published and queued: both are SCHEDULED
-            self._said.pop(uid, None)
-            self._said[uid] = said
-            if len(self._said) > _MOST_REMEMBERED:
-                self._said.pop(next(iter(self._said)))
+    def _tell(self, work: Work, item: Workitem | None, now: datetime) -> None:
+        if item is not None and work.subscriptions.any():
             whole = dataset_of(item, self._settings.node.ae_title, self._zone, now)
             events.tell(work, item, whole, now)
 

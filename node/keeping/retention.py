@@ -233,6 +233,7 @@ class Retention:
         self._place = after
         with self._ledger.write() as work:
             work.forgetting.forget_requests(before)
+            work.forgetting.forget_orders(before)
             work.evidence.forget(before)
 
     def _going(

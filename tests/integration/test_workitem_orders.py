@@ -9,63 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from support.instances import T0, incoming, mr_slice
-from support.workitems import MR, order, workitem_sections
+from support.workitems import MR, Desk, order, workitem_sections
 
 from core.ledger import Ledger
 from core.lifecycle import JOB_MOVES, JobState
-from core.modelspec import find_specs
 from core.settings import Settings
-from core.workitems import FINAL_STATES, OF_JOBS, Workitem, WorkitemState, state_of_job
-from node.deciding.workitems import WorkitemDesk
-from node.dimse.contexts import UPS_PUSH
-from node.worklist.ups.service import UpsService
-
-
-class Desk:
-    """A ledger, and the two that move workitems in it."""
-
-    def __init__(self, chosen: Settings, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.now = T0
-        specs = find_specs(chosen.models.folders)
-        self.service = UpsService(chosen, lambda: ledger, lambda: self.now)
-        self.desk = WorkitemDesk(chosen, ledger, specs, lambda: self.now)
-
-    def order(self, uid: str = "1.9.1", made: Dataset | None = None, calling: str = "RIS") -> int:
-        answer, _ = self.service.on_create(calling, UPS_PUSH, uid, made or order())
-        return answer if isinstance(answer, int) else int(answer.Status)
-
-    def step(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.now += timedelta(seconds=1)
-            self.desk.step()
-
-    def file(self, number: int = 1, **attributes: str) -> None:
-        """An image of the series that `order` lists."""
-        given = {
-            "StudyInstanceUID": "1.2.1",
-            "SeriesInstanceUID": "1.2.1.1",
-            "PatientID": "P1",
-            **attributes,
-        }
-        uid = f"{given['SeriesInstanceUID']}.{number}"
-        with self.ledger.write() as work:
-            work.filing.file(incoming(mr_slice(number, SOPInstanceUID=uid, **given)), self.now)
-
-    def item(self, uid: str = "1.9.1") -> Workitem:
-        with self.ledger.read() as work:
-            found = work.workitems.find(uid)
-        assert found is not None
-        return found
-
-    def end(self, job_id: str, state: JobState) -> None:
-        with self.ledger.write() as work:
-            work.jobs.to_publish(self.now, timedelta(seconds=20))
-        with self.ledger.write() as work:
-            assert work.jobs.claim(job_id, "w:1", self.now + timedelta(hours=1), self.now)
-        with self.ledger.write() as work:
-            work.jobs.finish(job_id, "w:1", state, self.now, reason="it is broken")
+from core.workitems import FINAL_STATES, OF_JOBS, WorkitemState, state_of_job
 
 
 @pytest.fixture

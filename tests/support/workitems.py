@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
+from core.ledger import Ledger
+from core.lifecycle import JobState
 from core.modelspec import find_specs
+from core.settings import Settings
+from core.workitems import Workitem
 from node.deciding.workitems import WorkitemDesk
 from node.dimse.contexts import UPS_EVENT, UPS_PULL, UPS_PUSH, UPS_WATCH
 from node.sending.workitem_events import WorkitemTeller
+from node.worklist.ups.service import UpsService
+from support.instances import T0, incoming, mr_slice
 from support.peers import free_port
 from support.queries import QuerySite, associated
 
@@ -86,6 +93,70 @@ class Follower:
         self.desk.step()
         self.teller.step(wait_seconds=10)
         self.teller.step(wait_seconds=10)
+
+
+class Desk:
+    """A ledger, and the two that move workitems in it."""
+
+    def __init__(self, chosen: Settings, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.now = T0
+        specs = find_specs(chosen.models.folders)
+        self.service = UpsService(chosen, lambda: ledger, lambda: self.now)
+        self.desk = WorkitemDesk(chosen, ledger, specs, lambda: self.now)
+
+    def order(self, uid: str = "1.9.1", made: Dataset | None = None, calling: str = "RIS") -> int:
+        answer, _ = self.service.on_create(calling, UPS_PUSH, uid, made or order())
+        return answer if isinstance(answer, int) else int(answer.Status)
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.now += timedelta(seconds=1)
+            self.desk.step()
+
+    def file(self, number: int = 1, **attributes: str) -> None:
+        """An image of the series that `order` lists."""
+        given = {
+            "StudyInstanceUID": "1.2.1",
+            "SeriesInstanceUID": "1.2.1.1",
+            "PatientID": "P1",
+            **attributes,
+        }
+        uid = f"{given['SeriesInstanceUID']}.{number}"
+        with self.ledger.write() as work:
+            work.filing.file(incoming(mr_slice(number, SOPInstanceUID=uid, **given)), self.now)
+
+    def item(self, uid: str = "1.9.1") -> Workitem:
+        with self.ledger.read() as work:
+            found = work.workitems.find(uid)
+        assert found is not None
+        return found
+
+    def end(self, job_id: str, state: JobState) -> None:
+        with self.ledger.write() as work:
+            work.jobs.to_publish(self.now, timedelta(seconds=20))
+        with self.ledger.write() as work:
+            assert work.jobs.claim(job_id, "w:1", self.now + timedelta(hours=1), self.now)
+        with self.ledger.write() as work:
+            work.jobs.finish(job_id, "w:1", state, self.now, reason="it is broken")
+
+    def act(self, uid: str, action: int, context: str = UPS_WATCH, **content: str) -> int:
+        about = Dataset()
+        about.ReceivingAE = "WATCHER"
+        for keyword, value in content.items():
+            setattr(about, keyword, value)
+        answer, _ = self.service.on_action("RIS", context, uid, action, about)
+        return answer if isinstance(answer, int) else int(answer.Status)
+
+    def told(self) -> list[tuple[str, int, str]]:
+        """What the subscriber is to be told, which is taken with this."""
+        later = self.now + timedelta(seconds=1)
+        with self.ledger.write() as work:
+            due = work.subscriptions.claim("WATCHER", later, later, 1000)
+            for event in due:
+                work.subscriptions.told(event.id)
+        states = [dict(event.content).get("00741000", {}).get("Value", [""])[0] for event in due]
+        return [(event.uid, event.kind, said) for event, said in zip(due, states, strict=True)]
 
 
 def order(code: str = "BRAIN", scheme: str = "99SENTINODE", **changes: Any) -> Dataset:

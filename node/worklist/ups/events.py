@@ -16,8 +16,11 @@ from node.worklist.identifier import Key
 from node.worklist.ups.content import as_json, report_of
 from node.worklist.ups.matching import read_wishes
 
+_OF_PROGRESS = ("ProcedureStepProgressInformationSequence",)
+_PERFORMERS = "ScheduledHumanPerformersSequence"
+_OF_PERFORMER = ("HumanPerformerCodeSequence", "HumanPerformerOrganization")
 # PS3.4 Table CC.2.6-1, Event Type ID
-STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT = 1, 2, 3
+STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, ASSIGNED = 1, 2, 3, 5
 
 
 def tell(
@@ -37,16 +40,46 @@ def tell(
         content: default: the state report.
         only: the one subscriber to tell; default: each.
     """
-    told = set()
+    listening = work.subscriptions.to((item.uid, GLOBAL_SUBSCRIPTION, FILTERED_SUBSCRIPTION))
+    if not listening:
+        return frozenset()
+    if kind == STATE_REPORT and not only:
+        state, readiness = str(item.state), str(item.readiness)
+        if not work.subscriptions.is_news(item.uid, state, readiness, now):
+            return frozenset()
+    told = {one.ae_title for one in listening if one.muted}
+    muted = frozenset(told)
     said = as_json(report_of(item) if content is None else content)
-    for one in work.subscriptions.to((item.uid, GLOBAL_SUBSCRIPTION, FILTERED_SUBSCRIPTION)):
+    for one in listening:
         if one.ae_title in told or only not in {"", one.ae_title}:
             continue
         if one.uid == FILTERED_SUBSCRIPTION and not _matches(one.filter, whole):
             continue
         work.subscriptions.queue(one.ae_title, item.uid, kind, said, now)
         told.add(one.ae_title)
-    return frozenset(told)
+    return frozenset(told) - muted
+
+
+def of_change(changes: Dataset) -> list[tuple[int, Dataset]]:
+    """The events of an N-SET, with their content (PS3.4 Table CC.2.6-1)."""
+    found = []
+    if changes.get("ProcedureStepProgressInformationSequence"):
+        found.append((PROGRESS_REPORT, _some(changes, _OF_PROGRESS)))
+    if changes.get("ScheduledStationNameCodeSequence") or changes.get(_PERFORMERS):
+        said = _some(changes, ("ScheduledStationNameCodeSequence",))
+        performers = changes.get(_PERFORMERS)
+        for element in _some(performers[0], _OF_PERFORMER) if performers else ():
+            said.add(element)
+        found.append((ASSIGNED, said))
+    return found
+
+
+def _some(whole: Dataset, keywords: tuple[str, ...]) -> Dataset:
+    made = Dataset()
+    for keyword in keywords:
+        if keyword in whole:
+            made.add(whole[keyword])
+    return made
 
 
 def filter_text(keys: Mapping[int, Key]) -> str:

@@ -91,6 +91,7 @@ _OF_CANCEL = (
     "ContactURI",
     "ContactDisplayName",
 )
+_OF_MANY = frozenset({GLOBAL_SUBSCRIPTION, FILTERED_SUBSCRIPTION})
 _MOST_REPORTED = 1000  # open workitems that a new subscriber to all of them is told of
 
 Answer = tuple[int | Dataset, Dataset | None]
@@ -179,12 +180,9 @@ class UpsService:
                     raise MessageError(statuses.NOT_AUTHORISED, "only who ordered it may change it")
                 if not work.workitems.give(item.uid, read_change(dict(item.given), changes), now):
                     raise MessageError(statuses.INAPPROPRIATE, "our own workers tell how it goes")
-                progress = changes.get("ProcedureStepProgressInformationSequence")
-                if progress:
-                    said = Dataset()
-                    said.ProcedureStepProgressInformationSequence = progress
-                    bounded(said)
-                    self._tell(work, _found(work, uid), now, events.PROGRESS_REPORT, said)
+                item = _found(work, uid)
+                for kind, said in events.of_change(changes):
+                    self._tell(work, item, now, kind, said)
             return statuses.SUCCESS, None
 
         return self._answered("N-SET", calling, context in _SETS, take)
@@ -328,26 +326,40 @@ class UpsService:
             raise MessageError(
                 statuses.UNKNOWN_RECEIVER, f"no peer {receiver[:16]} with host and port"
             )
-        of_many = uid in {GLOBAL_SUBSCRIPTION, FILTERED_SUBSCRIPTION}
-        if action == _SUBSCRIBE:
-            items = [] if of_many else [_found(work, uid)]
-            text = events.filter_text(_keys_of(about)) if uid == FILTERED_SUBSCRIPTION else ""
-            lock = str(about.get("DeletionLock") or "").upper() == "TRUE"
-            work.subscriptions.add(Subscription(receiver, uid, text), now)
-            if of_many:
-                items = self._open(work)
-            for item in items:  # the state that it has now (Section CC.2.3.3)
-                self._tell(work, item, now, only=receiver)
-            return statuses.LOCK_NOT_GRANTED if lock else statuses.SUCCESS
-        if not of_many:
-            if action == _SUSPEND:
-                raise MessageError(statuses.INAPPROPRIATE, "only for the well-known instances")
-            _found(work, uid)
-        elif action == _UNSUBSCRIBE:
+        if uid in _OF_MANY:
+            return self._follow_many(work, uid, receiver, action, about, now)
+        if action == _SUSPEND:
+            raise MessageError(statuses.INAPPROPRIATE, "only for the well-known instances")
+        item = _found(work, uid)
+        if action == _UNSUBSCRIBE:
+            work.subscriptions.drop(receiver, uid)
+            if work.subscriptions.has(receiver, _OF_MANY):
+                work.subscriptions.add(Subscription(receiver, uid, muted=True), now)
+            return statuses.SUCCESS
+        lock = _wants_lock(about)
+        if lock:
+            work.workitems.hold_study(item)
+            _found(work, uid)  # retention was not faster
+        work.subscriptions.add(Subscription(receiver, uid, lock=lock), now)
+        self._tell(work, item, now, only=receiver)  # the state it has now (Section CC.2.3.3)
+        return statuses.SUCCESS
+
+    def _follow_many(
+        self, work: Work, uid: str, receiver: str, action: int, about: Dataset, now: datetime
+    ) -> int:
+        """Subscriptions to all workitems, or to those that match; no locks, which nobody ends."""
+        if action == _UNSUBSCRIBE:
             work.subscriptions.drop(receiver)
             return statuses.SUCCESS
-        work.subscriptions.drop(receiver, uid)
-        return statuses.SUCCESS
+        if action == _SUSPEND:  # those to single ones stay
+            work.subscriptions.drop(receiver, uid)
+            return statuses.SUCCESS
+        text = events.filter_text(_keys_of(about)) if uid == FILTERED_SUBSCRIPTION else ""
+        work.subscriptions.unmute(receiver)
+        work.subscriptions.add(Subscription(receiver, uid, text), now)
+        for item in self._open(work):
+            self._tell(work, item, now, only=receiver)
+        return statuses.LOCK_NOT_GRANTED if _wants_lock(about) else statuses.SUCCESS
 
     def _open(self, work: Work) -> list[Workitem]:
         open_states = [WorkitemState.SCHEDULED, WorkitemState.IN_PROGRESS]
@@ -434,6 +446,10 @@ def _found(work: Work, uid: str, *, lock: bool = False) -> Workitem:
 def _claimed(item: Workitem, transaction: str) -> bool:
     """Whether that is the Transaction UID of its claim, which only its performer knows (CC.1.1)."""
     return bool(transaction) and not item.job_id and transaction == item.transaction_uid
+
+
+def _wants_lock(about: Dataset) -> bool:
+    return str(about.get("DeletionLock") or "").upper() == "TRUE"
 
 
 def _keys_of(about: Dataset) -> Any:
