@@ -553,10 +553,18 @@ def workitem_statuses() -> str:
 
 def workitem_states() -> str:
     """What a workitem says of a job's state."""
-    from core.workitems import OF_JOBS
+    from core.workitems import OF_JOBS, state_of_job
 
-    rows = [(_code(state.value), said.value) for state, said in OF_JOBS.items()]
-    return "\n".join(_table(("state of the job", "Procedure Step State"), rows))
+    rows = [
+        (
+            _code(state.value),
+            state_of_job(state, started=False).value,
+            state_of_job(state, started=True).value,
+        )
+        for state in OF_JOBS
+    ]
+    heads = ("state of the job", "Procedure Step State", "once a worker began it")
+    return "\n".join(_table(heads, rows))
 
 
 def store_statuses() -> str:

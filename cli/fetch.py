@@ -266,13 +266,8 @@ def _begun(journal: Any, span: Span) -> Span:
 
     for line in journal.lines:
         if line.get("begun"):
-<<<<<<< HEAD
             first, last = line["begun"]
             was = span_of(None, str(first), str(last), _today())
-=======
-            began, ended = line["begun"]
-            was = span_of(None, began, ended, _today())
->>>>>>> 3c3c6694d5ce1383d9eeba0b09c6206b66d0aaa2
             error_console.print(
                 f"Going on with what was begun for {was}; --fresh begins anew.", highlight=False
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import structlog
 from pydicom.dataset import Dataset
@@ -26,7 +25,7 @@ from core.workitems import InputSeries, Workitem, WorkitemState
 from node.deciding.priority import LOW, STAT, priority_of
 from node.deciding.routing import evaluate
 from node.worklist.ups import events
-from node.worklist.ups.content import dataset_of
+from node.worklist.ups.content import Describer
 
 log = structlog.get_logger()
 
@@ -53,7 +52,7 @@ class WorkitemDesk:
         self._specs = specs
         self._now = now
         self._routes = {route.name: route for route in settings.routes}
-        self._zone = ZoneInfo(settings.results.timezone) if settings.results.timezone else None
+        self._describer = Describer.of(settings)
         self._offered = any(peer.worklist for peer in settings.peers)
         self._looked_at: datetime | None = None
         self._place: Place = Place()  # orders are looked at in turn
@@ -180,7 +179,7 @@ class WorkitemDesk:
 
     def _tell(self, work: Work, item: Workitem | None, now: datetime) -> None:
         if item is not None and work.subscriptions.any():
-            whole = dataset_of(item, self._settings.node.ae_title, self._zone, now)
+            whole = self._describer.dataset(item, now)
             events.tell(work, item, whole, now)
 
 

@@ -49,7 +49,7 @@ def tell(
             return frozenset()
     told = {one.ae_title for one in listening if one.muted}
     muted = frozenset(told)
-    said = as_json(report_of(item) if content is None else content)
+    said = as_json(report_of(item, whole) if content is None else content)
     for one in listening:
         if one.ae_title in told or only not in {"", one.ae_title}:
             continue

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import structlog
 from pydicom.dataset import Dataset
@@ -56,7 +55,7 @@ from node.worklist.identifier import read_identifier
 from node.worklist.replies import Replies
 from node.worklist.statuses import CANCELLED, PENDING
 from node.worklist.ups import events, statuses
-from node.worklist.ups.content import dataset_of, pruned
+from node.worklist.ups.content import Describer, pruned
 from node.worklist.ups.matching import narrowed, read_wishes
 from node.worklist.ups.reading import (
     bounded,
@@ -109,12 +108,11 @@ class UpsService:
         self._settings = settings
         self._open_ledger = open_ledger
         self._now = now
-        self._title = settings.node.ae_title
         self._allowed = {peer.ae_title for peer in settings.peers if peer.worklist}
         self._addressed = {
             peer.ae_title for peer in settings.peers if peer.worklist and peer.address is not None
         }
-        self._zone = ZoneInfo(settings.results.timezone) if settings.results.timezone else None
+        self._describer = Describer.of(settings)
         self._contexts = accepted_workitems(settings)
 
     def add_to(self, ae: AE) -> None:
@@ -395,7 +393,7 @@ class UpsService:
                 work.evidence.note(said)
 
     def _dataset(self, item: Workitem, now: datetime) -> Dataset:
-        return dataset_of(item, self._title, self._zone, now)
+        return self._describer.dataset(item, now)
 
     def _answered(
         self,
