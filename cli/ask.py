@@ -183,7 +183,7 @@ def commit(
     from core.errors import PeerError, SentinodeError
     from core.identifiers import UID
     from core.ledger.commitments import failure
-    from node.fetching.committing import ask_to_commit
+    from node.fetching.committing import LINGER_SECONDS, ask_to_commit
 
     settings = load_settings(context)
     target = address(settings, peer)
@@ -201,6 +201,8 @@ def commit(
             ]
     if not objects:
         raise SentinodeError("nothing is here of that kind")
+    if not any(one.commit for one in settings.peers):
+        wait = min(wait, LINGER_SECONDS)  # nothing else could bring the report
     with stopping() as stop:
         answers = ask_to_commit(settings.node.ae_title, target, ledger, objects, wait, stop)
     if as_json:
@@ -222,10 +224,18 @@ def commit(
     if answers.failed or any(not said.endswith(" 0 failed") for said in answers.by_door):
         raise PeerError(f"{target} does not commit to all of them", remedy="Send them again.")
     if answers.open:
+        heard = any(one.commit for one in settings.peers)
         raise PeerError(
             f"no report about {answers.open} object(s) within {wait:g} s",
-            remedy="A report that comes later is taken by our door; --wait waits longer.",
+            remedy=_LATER if heard else _NOT_HEARD,
         )
+
+
+_LATER = "A report that comes later is taken by our door; --wait waits longer."
+_NOT_HEARD = (
+    "It may report on an association of its own, and our door takes none: write "
+    "commit = true under this peer, start the node again, and ask once more."
+)
 
 
 def _requests(

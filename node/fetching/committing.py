@@ -24,7 +24,7 @@ from node.sending.commit import Listener, commit_contexts, request
 
 _MOST_AT_ONCE = 1000  # objects of one transaction
 _LOOK_SECONDS = 0.2
-_LINGER_SECONDS = 5.0  # that the association is kept open for the report
+LINGER_SECONDS = 5.0  # that the association is kept open for the report
 _TAKEN = frozenset({0x0000, 0x0131})  # PS3.7 Annex C: success; a duplicate transaction
 
 
@@ -54,7 +54,7 @@ def ask_to_commit(
     stop: threading.Event,
     *,
     timeout: float = 60.0,
-    linger_seconds: float = _LINGER_SECONDS,
+    linger_seconds: float = LINGER_SECONDS,
 ) -> Answers:
     """Ask for storage commitment, and wait for what the peer reports.
 

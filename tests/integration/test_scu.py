@@ -621,3 +621,17 @@ def test_what_a_peer_commits_to(make_site: Callable[..., Site], fake: FakeArchiv
         other.reports = False
         code, _, err = site.run("commit", "pacs", "1.2.1", "--wait", "0.2")
         assert (code, "no report about 4 object(s)" in err) == (1, True)
+
+
+def test_a_report_that_our_door_would_not_take(
+    make_site: Callable[..., Site], fake: FakeArchive
+) -> None:
+    site = make_site(peer_of(fake))
+    assert site.run("get", "pacs", "1.2.1")[0] == 0
+    site.file()
+    other = FakeArchive((), "PACS")
+    other.committed, other.reports = {"1.2.1.1.1"}, False
+    with other.running():
+        code, _, err = site.run("commit", f"PACS@127.0.0.1:{other.port}", "1.2.1", "--wait", "600")
+        assert code == 1
+        assert "our door takes none" in err and "commit = true" in err
