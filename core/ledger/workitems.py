@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row, and_, delete, false, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
-from core.domain import Instance
+from core.domain import FOR_PAGES, Instance
 from core.ledger.queries.paging import Phase, Place, read_page
 from core.ledger.rows import insert_unless_there, instance_value
 from core.lifecycle import JOB_OPEN, JobState, SeriesState
@@ -426,7 +426,11 @@ class Workitems:
         rows = self._session.execute(
             select(ResultRow, JobRow.study_instance_uid)
             .join(JobRow, JobRow.id == ResultRow.job_id)
-            .where(ResultRow.job_id.in_(jobs), ResultRow.alternative_to.is_(None))
+            .where(
+                ResultRow.job_id.in_(jobs),
+                ResultRow.alternative_to.is_(None),
+                ResultRow.kind.not_in(FOR_PAGES),
+            )
             .order_by(ResultRow.id)
         )
         found: dict[str, tuple[Output, ...]] = {}

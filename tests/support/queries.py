@@ -106,6 +106,10 @@ class QuerySite:
                     },
                 )
             )
+        if kept:  # as workers do: what only the pages show stands beside the objects
+            key = f"results/{made}/picture.png"
+            self.store.put_bytes(key, b"a picture")
+            kept.append(Result(ResultKind.PICTURE, key, f"{99:064d}", 9, "", "", ""))
         with self.ledger.write() as work:
             work.jobs.finish(made, "w:1", state, now, results=kept)
         return made
