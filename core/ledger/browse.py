@@ -21,7 +21,15 @@ from core.domain import Job
 from core.errors import InvalidValueError
 from core.ledger.rows import job_value
 from core.lifecycle import JobState, SeriesState, TransferState
-from core.schema import ConflictRow, InstanceRow, JobRow, SeriesRow, StudyRow, TransferRow
+from core.schema import (
+    ConflictRow,
+    FindingRow,
+    InstanceRow,
+    JobRow,
+    SeriesRow,
+    StudyRow,
+    TransferRow,
+)
 
 MOST_COUNTED = 1000
 # With so many studies or fewer their jobs are looked up; with more the jobs are walked through.
@@ -56,6 +64,7 @@ class JobLine:
 
     Attributes:
         delivered: how many of its objects are in each state of delivery.
+        findings: how many were found; those that were sought and are absent do not count.
     """
 
     job: Job
@@ -66,6 +75,7 @@ class JobLine:
     description: str
     conflict: bool
     delivered: dict[TransferState, int] = field(default_factory=dict)
+    findings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,8 @@ class Browse:
             query = query.where(condition)
         query = _page(query, JobRow.created_at, JobRow.id, after, limit)
         rows = self._session.execute(query).all()
-        delivered = self._delivered([row[0].id for row in rows[:limit]])
+        ids = [row[0].id for row in rows[:limit]]
+        delivered, findings = self._delivered(ids), self._found(ids)
         lines = tuple(
             JobLine(
                 job=job_value(job),
@@ -154,6 +165,7 @@ class Browse:
                 description=description,
                 conflict=conflict,
                 delivered=delivered.get(job.id, {}),
+                findings=findings.get(job.id, 0),
             )
             for job, patient_id, patient_name, accession_number, description, conflict in rows[
                 :limit
@@ -330,6 +342,14 @@ class Browse:
         for job_id, state, count in rows:
             found.setdefault(job_id or "", {})[TransferState(state)] = count
         return found
+
+    def _found(self, jobs: Sequence[str]) -> dict[str, int]:
+        rows = self._session.execute(
+            select(FindingRow.job_id, func.count())
+            .where(FindingRow.job_id.in_(jobs), FindingRow.present.is_(True))
+            .group_by(FindingRow.job_id)
+        )
+        return {row[0]: row[1] for row in rows}
 
     def _series_of(self, studies: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
         rows = self._session.execute(

@@ -239,6 +239,8 @@ def test_the_page_of_a_study_has_findings_objects_and_where_they_are(ledger: Led
     assert [item.job.id for item in page.jobs] == [again, job]
     done = page.jobs[1]
     assert [f.label for f in done.findings] == ["lesion 1", "lesion 2"]
+    with ledger.read() as work:
+        assert {line.findings for line in work.browse.jobs(Wanted()).lines} == {0, 2}
     assert [f.measurements[0].value for f in done.findings] == [1.5, 3.0]
     assert [(t.destination, t.state) for t in done.transfers] == [("pacs", TransferState.DUE)]
     assert done.results[0].sop_instance_uid == "2.25.7"
