@@ -330,7 +330,7 @@ def test_packages_that_do_not_belong_together(folds: Path, images: Path, tmp_pat
     other = tmp_path / "other"
     content = training_config(images)
     export(build(NetworkSpec(**content["network"])), Config(**content), "a.toml", other)
-    with pytest.raises(ModelSpecError, match=r"differs from .* in its network"):
+    with pytest.raises(ModelSpecError, match=r"differs from .* in its preprocessing"):
         merge([package(folds, 1), other], tmp_path / "out")
     with pytest.raises(ModelSpecError, match="at least one"):
         merge([], tmp_path / "out")
