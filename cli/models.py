@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -233,11 +233,14 @@ def merge(
     mirrored: Annotated[
         bool, typer.Option("--mirrored", help="Ask about the mirrored image, too.")
     ] = False,
+    mean: Annotated[
+        Literal["logits", "sigmoid"], typer.Option(help="Of logits, or of probabilities.")
+    ] = "logits",
 ) -> None:
-    """Make one package of several that differ in their weights only: an ensemble."""
+    """Make one package of several with the same input and output: an ensemble."""
     from models.training.ensemble import merge as make
 
-    spec = make(packages, folder, mirrored=mirrored)
+    spec = make(packages, folder, mirrored=mirrored, mean=mean)
     size = spec.weights_path.stat().st_size / 1e6
     typer.echo(f"package: {folder} ({len(packages)} members, {size:.1f} MB)")
 

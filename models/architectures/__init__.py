@@ -17,6 +17,7 @@ from models.architectures.cnn import cnn
 from models.architectures.ensemble import ensemble
 from models.architectures.fcn import fcn
 from models.architectures.lite import lite, lite2d
+from models.architectures.middle import middle
 from models.architectures.multitask import multitask2d
 from models.architectures.threshold import threshold
 from models.architectures.unet import unet2d, unet3d
@@ -41,6 +42,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "fcn": fcn,
     "lite": lite,
     "lite2d": lite2d,
+    "middle": partial(middle, _part),
     "multitask2d": multitask2d,
     "resnet": resnet,
     "threshold": threshold,

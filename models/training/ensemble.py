@@ -18,22 +18,28 @@ from core.errors import ModelSpecError
 from core.modelspec import SPEC_FILE, ModelSpec, NetworkSpec, read_spec
 from models.architectures import build
 from models.architectures.cascade import Cascade
+from models.architectures.ensemble import Mean
+from models.architectures.middle import Middle
 from models.training.export import WEIGHTS_FILE
 from models.weights import load_weights, save_weights
 
 
-def merge(packages: Sequence[Path], folder: Path, *, mirrored: bool = False) -> ModelSpec:
+def merge(
+    packages: Sequence[Path], folder: Path, *, mirrored: bool = False, mean: Mean = "logits"
+) -> ModelSpec:
     """Write a package to `folder` that asks all `packages` and averages.
 
     Of cascades the classifiers are averaged, which may be of several kinds; they share the first
-    one's segmenter, so that an image is outlined once. Everything else is said as the first
-    package says it.
+    one's segmenter, so that an image is outlined once. A network for single slices may stand among
+    others that see a slice with its neighbours. Everything else is said as the first package says
+    it.
 
     Args:
         packages: folders of packages with the same preprocessing and output; of cascades all
             but the classifiers is the same, too.
         folder: of the new package.
         mirrored: ask each member a second time, about the mirrored image.
+        mean: of what the mean is taken, see `models.architectures.ensemble`.
 
     Raises:
         ModelSpecError: none is given, or they differ in network, preprocessing or output.
@@ -48,17 +54,27 @@ def merge(packages: Sequence[Path], folder: Path, *, mirrored: bool = False) -> 
                 raise ModelSpecError(
                     f"{spec.folder} differs from {first.folder} in its {part}: no ensemble"
                 )
+        if _neighbours(spec) not in {0, _neighbours(first)}:
+            raise ModelSpecError(f"{spec.folder} sees another number of slices: no ensemble")
     members = [build(spec.network) for spec in specs]
     for member, spec in zip(members, specs, strict=True):
         load_weights(member, spec)
+    alone = [_neighbours(spec) < _neighbours(first) for spec in specs]
+    members = [Middle(one) if it else one for one, it in zip(members, alone, strict=True)]
     network = first.network
     if network.architecture == "cascade":
-        inner = _ensemble([spec.network.params["classifier"] for spec in specs], mirrored)
+        inner = _ensemble([spec.network.params["classifier"] for spec in specs], mirrored, mean)
         network = NetworkSpec(
             architecture="cascade", params={**network.params, "classifier": inner}
         )
     else:
-        network = NetworkSpec(**_ensemble([spec.network.model_dump() for spec in specs], mirrored))
+        kinds = [
+            {"architecture": "middle", "params": {"network": spec.network.model_dump()}}
+            if it
+            else spec.network.model_dump()
+            for spec, it in zip(specs, alone, strict=True)
+        ]
+        network = NetworkSpec(**_ensemble(kinds, mirrored, mean))
     merged = build(network)
     merged.load_state_dict(_weights(members))
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,8 +86,17 @@ def merge(packages: Sequence[Path], folder: Path, *, mirrored: bool = False) -> 
     return read_spec(folder)
 
 
+def _neighbours(spec: ModelSpec) -> int:
+    """How many slices on each side its network sees."""
+    return sum(
+        int(step.params.get("count", 1)) for step in spec.preprocessing if step.name == "neighbours"
+    )
+
+
 def _comparable(spec: ModelSpec, part: str) -> Any:
     """What must be the same in all members; of a cascade's network all but its classifier."""
+    if part == "preprocessing":
+        return [step for step in spec.preprocessing if step.name != "neighbours"]
     if part != "network":
         return getattr(spec, part)
     if spec.network.architecture == "cascade":
@@ -79,12 +104,14 @@ def _comparable(spec: ModelSpec, part: str) -> Any:
     return None  # whatever it is: the output is the same
 
 
-def _ensemble(networks: Sequence[Mapping[str, Any]], mirrored: bool) -> dict[str, Any]:
+def _ensemble(networks: Sequence[Mapping[str, Any]], mirrored: bool, mean: Mean) -> dict[str, Any]:
     kinds = [dict(network) for network in networks]
     members = 1
     if all(kind == kinds[0] for kind in kinds):
         kinds, members = kinds[:1], len(kinds)
     params = {"kinds": kinds, "members": members, "mirrored": mirrored}
+    if mean != "logits":
+        params["mean"] = mean
     return {"architecture": "ensemble", "params": params}
 
 

@@ -334,3 +334,46 @@ def test_packages_that_do_not_belong_together(folds: Path, images: Path, tmp_pat
         merge([package(folds, 1), other], tmp_path / "out")
     with pytest.raises(ModelSpecError, match="at least one"):
         merge([], tmp_path / "out")
+
+
+def _one_more(images: Path, folder: Path, channels: int, neighbours: int) -> Path:
+    content = training_config(images)
+    content["network"] = {
+        "architecture": "unet2d",
+        "params": {"in_channels": channels, "channels": [4, 8], "num_res_units": 1},
+    }
+    steps = list(content["preprocessing"])
+    if neighbours:
+        steps.append({"name": "neighbours", "params": {"count": neighbours}})
+    content["preprocessing"] = steps
+    export(build(NetworkSpec(**content["network"])), Config(**content), "a.toml", folder)
+    return folder
+
+
+def test_a_network_for_single_slices_among_others(images: Path, tmp_path: Path) -> None:
+    wide = _one_more(images, tmp_path / "wide", 3, 1)
+    flat = _one_more(images, tmp_path / "flat", 1, 0)
+    spec = merge([wide, flat], tmp_path / "both", mean="sigmoid")
+    seen = torch.rand(2, 3, 32, 32)
+    first, second, both = (
+        load(one, device="cpu").network for one in (read_spec(wide), read_spec(flat), spec)
+    )
+    with torch.inference_mode():
+        wanted = (first(seen).sigmoid() + second(seen[:, 1:2]).sigmoid()) / 2
+        assert torch.allclose(both(seen).sigmoid(), wanted, atol=1e-4)
+    assert spec.preprocessing == read_spec(wide).preprocessing
+    with pytest.raises(ModelSpecError, match="another number of slices"):
+        merge([flat, wide], tmp_path / "other_order")
+    with pytest.raises(ModelSpecError, match="another number of slices"):
+        merge([_one_more(images, tmp_path / "wider", 5, 2), wide], tmp_path / "two_counts")
+
+
+def test_one_voice_each_where_probabilities_are_averaged() -> None:
+    kinds = [{"architecture": "threshold", "params": {"level": level}} for level in (0.2, 0.8)]
+    params = {"kinds": kinds, "mean": "sigmoid"}
+    network = build(NetworkSpec(architecture="ensemble", params=params))
+    with torch.inference_mode():
+        said = network(torch.tensor([[[[0.1, 0.5, 0.9]]]])).sigmoid()
+    assert torch.allclose(said, torch.tensor([[[[0.0, 0.5, 1.0]]]]), atol=1e-4)
+    with pytest.raises(ModelSpecError, match="mean is one of"):
+        build(NetworkSpec(architecture="ensemble", params={"kinds": kinds, "mean": "votes"}))
