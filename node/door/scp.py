@@ -18,6 +18,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association as DicomAssociation
 from pynetdicom.events import Event
 from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from core import clock
 from core.domain import Association
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 # We count associations ourselves: pynetdicom also counts those that never said who they are.
 _NO_LIMIT = 1 << 30
 _TEND_SECONDS = 2.0
-
+_ACCEPTED = 0x00  # PS3.8 Section 7.1.1.7
 # Reasons of A-ASSOCIATE-RJ, PS3.8 Table 9-21
 CALLED_AE_UNKNOWN = "called AE title not recognised"
 CALLING_AE_UNKNOWN = "calling AE title not recognised"
@@ -84,7 +85,7 @@ class Door:
             *self._queries.handlers(),
             (evt.EVT_CONN_OPEN, no_delay),
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_ESTABLISHED, self._on_established),
+            (evt.EVT_ACSE_SENT, self._on_answer),
             (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_PDU_RECV, self._on_pdu),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -184,8 +185,17 @@ class Door:
         self._tell_rejected(association, reason)
         association.kill()
 
-    def _on_established(self, event: Event) -> None:
-        association = event.assoc
+    def _on_answer(self, event: Event) -> None:
+        """Open the association before the peer hears that it is accepted.
+
+        pynetdicom tells of it only afterwards, and a quick peer's first image is here by then.
+        """
+        noted: Any = event
+        answer = noted.primitive
+        if isinstance(answer, A_ASSOCIATE) and answer.result == _ACCEPTED:
+            self._opening(event.assoc)
+
+    def _opening(self, association: DicomAssociation) -> None:
         address = association.requestor.address
         opened = Association(
             id=uuid.uuid4().hex,

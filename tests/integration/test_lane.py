@@ -33,9 +33,11 @@ from pydicom.uid import (
     generate_uid,
 )
 from pynetdicom import AE, build_context
+from pynetdicom.acse import ACSE
 from pynetdicom.dimse_messages import C_ECHO_RQ
 from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.dsutils import decode
+from structlog.testing import capture_logs
 from support.instances import mr_slice
 from support.peers import free_port, require_program, wait_for
 from support.raw_scu import (
@@ -252,6 +254,49 @@ def test_deflated_data_and_another_class_than_the_contexts_take_the_lane(
         scu.send(store_pdus(uid, data, sop_class=CTImageStorage))
         assert scu.status() == 0x0000
     assert [data_of(path) for path in spooled(settings)] == [data]
+
+
+@pytest.mark.usefixtures("lane_only")
+def test_an_image_that_comes_before_pynetdicom_says_established_takes_the_lane(
+    door: Door, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    accept = ACSE.send_accept
+
+    def dawdle(acse: ACSE) -> None:
+        accept(acse)
+        answered.wait(30)
+
+    monkeypatch.setattr(ACSE, "send_accept", dawdle)
+    try:
+        with raw_scu(door.port) as scu:
+            scu.send(store_pdus("1.2.9", small_data("1.2.9")))
+            wait_for(lambda: spooled(settings), 10)
+            assert scu.status() == 0x0000
+    finally:
+        answered.set()
+
+
+def test_a_peer_that_hangs_up_while_it_is_accepted_is_not_held_open(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, gone_away = threading.Event(), threading.Event()
+    accept = ACSE.send_accept
+
+    def dawdle(acse: ACSE) -> None:
+        asked.set()
+        gone_away.wait(30)
+        wait_for(lambda: acse.dul.finished, 10)
+        accept(acse)
+
+    monkeypatch.setattr(ACSE, "send_accept", dawdle)
+    with connected(door.port) as scu:
+        scu.send(association_request())
+        assert asked.wait(10)
+    with capture_logs() as logs:
+        gone_away.set()
+        wait_for(gone, 10)
+    assert [line["end"] for line in logs if line["event"] == "association_ended"] == ["aborted"]
 
 
 @pytest.mark.usefixtures("lane_only")
