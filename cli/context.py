@@ -57,7 +57,7 @@ def open_ledger(settings: Settings) -> Ledger:
     Raises:
         LedgerError: it is away, or its tables are of another revision.
     """
-    from node.bootstrap import ready_ledger
+    from node.bootstrap.ledger import ready_ledger
 
     return ready_ledger(settings)
 

@@ -43,7 +43,7 @@ def demo(
     """Send a study through the node and show what comes back. Nothing to install or start."""
     from core.settings import load
     from core.store import Store
-    from node.bootstrap import ready_ledger
+    from node.bootstrap.ledger import ready_ledger
 
     out = out.absolute()
     with tempfile.TemporaryDirectory(prefix="sentinode-demo-") as scratch_name:

@@ -109,6 +109,6 @@ def size(number: int) -> str:
 
 
 def _retention(settings: Settings, ledger: Ledger) -> Retention:
-    from node.bootstrap import make_retention
+    from node.bootstrap.dispatch import make_retention
 
     return make_retention(settings, ledger)

@@ -32,7 +32,7 @@ def up(
 ) -> None:
     """Run all roles on this machine (or those of --roles), until Ctrl-C or SIGTERM."""
     from core import logs
-    from node.bootstrap import ready_ledger
+    from node.bootstrap.ledger import ready_ledger
     from node.supervisor import ROLES, Supervisor, role_command
 
     settings = load_settings(context)
@@ -64,14 +64,14 @@ def scp(context: typer.Context) -> None:
 
 def intake(context: typer.Context) -> None:
     """Role: file spooled instances in store and ledger. Runs beside scp, on its machine."""
-    from node.bootstrap import run_intake
+    from node.bootstrap.intake import run_intake
 
     run_intake(_begin(context, "intake"))
 
 
 def dispatch(context: typer.Context) -> None:
     """Role: decide what is whole, route it, queue jobs, heal lost ones."""
-    from node.bootstrap import run_dispatch
+    from node.bootstrap.dispatch import run_dispatch
 
     run_dispatch(_begin(context, "dispatch"))
 
@@ -87,7 +87,7 @@ def send(
 ) -> None:
     """Send files to a peer. Without arguments: role, deliver results to their destinations."""
     if peer is None:
-        from node.bootstrap import run_send
+        from node.bootstrap.send import run_send
 
         run_send(_begin(context, "send"))
         return
@@ -119,7 +119,7 @@ def worker(
 
 def web(context: typer.Context) -> None:
     """Role: the pages, the HTTP interface and DICOMweb."""
-    from node.bootstrap import run_web
+    from node.bootstrap.web import run_web
 
     run_web(_begin(context, "web"))
 

@@ -6,11 +6,13 @@ import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from support.ledgers import new_ledger, sqlite_url
 
 from core import logs
 from core.ledger import Ledger
@@ -36,8 +38,8 @@ def _logging() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """Makes empty databases on a real PostgreSQL server; gives their URLs."""
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Makes databases on a real PostgreSQL server, empty or with our tables; gives their URLs."""
     with warnings.catch_warnings():
         # it looks for a runtime folder that services do not have, and falls back
         warnings.simplefilter("ignore")
@@ -45,33 +47,66 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
     from sqlalchemy import create_engine, text
 
     server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    base = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(
+        server.get_uri().replace("postgresql://", "postgresql+psycopg://"),
+        isolation_level="AUTOCOMMIT",
+    )
 
-    def new_database() -> str:
-        name = f"t{uuid.uuid4().hex}"
-        engine = create_engine(base, isolation_level="AUTOCOMMIT")
+    def administer(*statements: str) -> None:
         with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        engine.dispose()
-        return server.get_uri(name).replace("postgresql://", "postgresql+psycopg://")
+            for statement in statements:
+                connection.execute(text(statement))
 
+    def create(template: str = "template1") -> tuple[str, str]:
+        name = f"t{uuid.uuid4().hex}"
+        administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name, server.get_uri(name).replace("postgresql://", "postgresql+psycopg://")
+
+    @cache
+    def template() -> str:
+        name, url = create()
+        made = Ledger(url)
+        made.upgrade()
+        made.close()
+        return name
+
+    def new_database(*, tables: bool = False) -> str:
+        return create(template() if tables else "template1")[1]
+
+    # no test switches the machine off
+    administer("ALTER SYSTEM SET fsync = 'off'", "SELECT pg_reload_conf()")
     yield new_database
+    engine.dispose()
     server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, on each kind of server."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+def ledger_server(request: pytest.FixtureRequest) -> str:
+    """Each kind of server that a ledger may be on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_url(ledger_server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if ledger_server == "sqlite":
+        return sqlite_url(tmp_path / "ledger.db")
     return str(request.getfixturevalue("postgresql")())
+
+
+@pytest.fixture
+def ledger_url(ledger_server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a ledger with its tables."""
+    if ledger_server == "sqlite":
+        new_ledger(tmp_path / "ledger.db").close()
+        return sqlite_url(tmp_path / "ledger.db")
+    return str(request.getfixturevalue("postgresql")(tables=True))
 
 
 @pytest.fixture
 def ledger(ledger_url: str) -> Iterator[Ledger]:
     """A ledger with its tables, on each kind of server."""
     made = Ledger(ledger_url)
-    made.upgrade()
     yield made
     made.close()
 

@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Callable[[], Phantom], Callable[[Path, Phantom], Path], f
 }
 
 
-@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)  # SQL is not what is tried
+@pytest.mark.parametrize("ledger_server", ["sqlite"])  # SQL is not what is tried
 @pytest.mark.parametrize("case", CASES)
 def test_from_stored_images_to_a_report(
     case: str, ledger: Ledger, make_settings: Callable[..., Settings], tmp_path: Path

@@ -43,7 +43,7 @@ from node.sending.prover import _MOST_ASKED, _MOST_BROKEN
 from node.sending.sender import Sender
 
 SENT, COMMITTED, DUE = TransferState.SENT, TransferState.COMMITTED, TransferState.DUE
-on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("ledger_server", ["sqlite"])
 
 
 @dataclass

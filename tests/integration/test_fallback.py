@@ -64,7 +64,7 @@ KO = str(KeyObjectSelectionDocumentStorage)
 SENT, REFUSED = TransferState.SENT, TransferState.REFUSED
 
 # Where no query is asked that another test has not asked of both databases.
-on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("ledger_server", ["sqlite"])
 
 
 def fake_alternative(dataset: Dataset, sop_class_uid: str) -> list[Dataset]:

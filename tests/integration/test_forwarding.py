@@ -43,7 +43,7 @@ from node.dimse.contexts import VERIFICATION
 from node.dimse.scu import Head, associate, contexts_for, store_file
 from node.sending.sender import Sender
 
-on_sqlite = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("ledger_server", ["sqlite"])
 SENT, DUE, REFUSED = TransferState.SENT, TransferState.DUE, TransferState.REFUSED
 MINUTE = timedelta(minutes=1)
 

@@ -26,11 +26,11 @@ from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
 from support.instances import mr_slice
+from support.ledgers import new_ledger
 from support.peers import free_port, wait_for
 from support.raw_scu import COMMAND_LAST, DATA, pdu, pdv, raw_scu, store_command
 
 from core.errors import MessageError
-from core.ledger import Ledger
 from core.settings import Settings
 from core.store import Store
 from node.dimse.contexts import PERFORMED_STEP
@@ -520,8 +520,7 @@ def test_after_the_fuzzing_everything_is_as_before(door: Door, settings: Setting
     send_one(door, uid)
     wait_for(lambda: threading.active_count() <= threads + 1, 60, "threads were left behind")
     assert memory() - before < 64 * MB
-    ledger = Ledger(f"sqlite:///{settings.data / 'l.db'}")
-    ledger.upgrade()
+    ledger = new_ledger(settings.data / "l.db")
     intake = Intake(settings.spool, Store(settings.store_url), ledger)
     wait_for(lambda: intake.step() or not list(settings.spool.glob("*/*/*.dcm")), 30)
     with ledger.read() as work:

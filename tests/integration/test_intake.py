@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import event
 from support.instances import T0, association, incoming, mr_slice
+from support.ledgers import new_ledger
 
 from core.domain import Association, IncomingInstance
 from core.equipment import MODEL_NAME
@@ -247,8 +248,7 @@ def test_a_killed_receiver_lets_its_lock_go(settings: Settings, tmp_path: Path) 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         folder = Path(process.stdout.readline().strip())
-        ledger = Ledger(f"sqlite:///{tmp_path / 'l.db'}")
-        ledger.upgrade()
+        ledger = new_ledger(tmp_path / "l.db")
         intake = Intake(settings.spool, Store(settings.store_url), ledger)
         intake.step()
         assert folder.is_dir()

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, text
 from support.instances import T0, incoming, mr_slice
+from support.ledgers import new_ledger
 
 from core.domain import Finding, Job, Measurement, Result, ResultKind
 from core.errors import IllegalMoveError, LeaseLostError, NotFoundError
@@ -172,17 +172,6 @@ def test_every_job_is_taken_once_however_many_hands_reach_for_it(
     assert sorted(taken) == sorted(jobs)
 
 
-@cache
-def _empty_ledger() -> bytes:
-    """A database file with its tables."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        ledger = Ledger(f"sqlite:///{path}")
-        ledger.upgrade()
-        ledger.close()
-        return path.read_bytes()
-
-
 def _best(jobs: Sequence[dict[str, Any]], served: dict[str, int]) -> int:
     top = max(job["priority"] for job in jobs)
     senders = {job["sender"] for job in jobs if job["priority"] == top}
@@ -207,9 +196,7 @@ def _best(jobs: Sequence[dict[str, Any]], served: dict[str, int]) -> int:
 )
 def test_the_order_is_the_one_that_was_promised(made: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        path.write_bytes(_empty_ledger())
-        ledger = Ledger(f"sqlite:///{path}")
+        ledger = new_ledger(Path(folder) / "ledger.db")
         jobs = [job | {"number": number} for number, job in enumerate(made, start=1)]
         with ledger.write() as work:
             ids = {add(work, **job): job["number"] for job in jobs}

@@ -81,8 +81,8 @@ def test_migrations_make_exactly_the_tables_of_the_schema(ledger: Ledger) -> Non
     assert len(ScriptDirectory("alembic").get_heads()) == 1
 
 
-def test_a_ledger_of_the_first_version_keeps_its_rows(ledger_url: str) -> None:
-    old = Ledger(ledger_url)
+def test_a_ledger_of_the_first_version_keeps_its_rows(empty_url: str) -> None:
+    old = Ledger(empty_url)
     with old.engine.begin() as connection:
         command.upgrade(_alembic_config(connection), "0001")
         at = "2026-01-02 03:04:05"

@@ -342,7 +342,7 @@ def _short_of_memory(
     return tries
 
 
-ON_SQLITE = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+ON_SQLITE = pytest.mark.parametrize("ledger_server", ["sqlite"])
 OUT_OF_MEMORY = (
     torch.OutOfMemoryError("CUDA out of memory"),
     MemoryError(),

@@ -37,15 +37,6 @@ def settings(make_settings: Callable[..., Settings], ledger_url: str) -> Setting
 
 
 @pytest.fixture
-def ledger(ledger_url: str) -> Iterator[Ledger]:
-    """Its tables without all the migrations, which take longer than these tests."""
-    made = Ledger(ledger_url)
-    Base.metadata.create_all(made.engine)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def site(settings: Settings, ledger: Ledger) -> Iterator[QuerySite]:
     with query_site(settings, ledger) as opened:
         yield opened

@@ -266,8 +266,8 @@ def test_what_is_written_is_read(name: str, implicit: bool) -> None:
     assert keys[0x00400100].items[0][0].values == values
 
 
-def test_what_was_filed_before_is_found(ledger_url: str) -> None:
-    old = Ledger(ledger_url)
+def test_what_was_filed_before_is_found(empty_url: str) -> None:
+    old = Ledger(empty_url)
     attributes = '{"StudyTime": "0830", "StudyID": "S1", "ReferringPhysicianName": "Who^Dr"}'
     with old.engine.begin() as connection:
         command.upgrade(_alembic_config(connection), "0003")

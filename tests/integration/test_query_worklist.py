@@ -15,7 +15,6 @@ from support.queries import QuerySite, find, identifier, query_site, study
 
 from core.ledger import Ledger
 from core.lifecycle import JobState
-from core.schema import Base
 from core.settings import Settings
 from node.dimse.contexts import WORKLIST_FIND
 from node.worklist.service import QueryService
@@ -25,15 +24,6 @@ PEERS: list[dict[str, Any]] = [
     {"name": "viewer", "ae_title": "VIEWER", "query": True},
 ]
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def ledger(ledger_url: str) -> Iterator[Ledger]:
-    """Its tables without all the migrations, which take longer than these tests."""
-    made = Ledger(ledger_url)
-    Base.metadata.create_all(made.engine)
-    yield made
-    made.close()
 
 
 @pytest.fixture

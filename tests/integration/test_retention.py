@@ -30,6 +30,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import func, select, text, update
 from structlog.testing import capture_logs
 from support.instances import T0, association, incoming, mr_slice
+from support.ledgers import new_ledger
 from typer.testing import CliRunner
 
 import cli
@@ -736,8 +737,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         Machine.number += 1
         place = self.folder / str(Machine.number)
-        ledger = Ledger(f"sqlite:///{place / 'ledger.db'}")
-        ledger.upgrade()
+        ledger = new_ledger(place / "ledger.db")
 
         def make(**sections: Any) -> Settings:
             return self.make_settings(storage={"data": str(place), "min_free_mb": 1}, **sections)
@@ -913,8 +913,7 @@ def test_the_command_lists_then_removes(
     monkeypatch.setattr(console, "width", 300)
     config = tmp_path / "sentinode.toml"
     config.write_text("[storage]\nmin_free_mb = 1\n[retention]\noriginals_days = 30\n")
-    ledger = Ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.db'}")
-    ledger.upgrade()
+    ledger = new_ledger(tmp_path / "data" / "ledger.db")
     world = World(ledger, make_settings)
     uid = world.file(OLD)
     before = os.umask(0o022)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from support.archives import Archive, FakeArchive, dcmqrscp, orthanc_archive
 from support.console import run
 from support.instances import mr_slice
+from support.ledgers import new_ledger
 from support.packages import write_spec
 from support.peers import free_port, wait_for
 
@@ -98,20 +98,8 @@ class Site:
         return sorted((self.settings.data / "orders").glob("*.jsonl"))
 
 
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger with its tables; its copies are there at once."""
-    path = tmp_path_factory.mktemp("empty") / "ledger.db"
-    made = Ledger(f"sqlite:///{path}")
-    made.upgrade()
-    made.close()
-    return path
-
-
 @pytest.fixture
-def make_site(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_ledger: Path
-) -> Iterator[Callable[..., Site]]:
+def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
     monkeypatch.setenv("COLUMNS", "250")
     made: list[Ledger] = []
 
@@ -125,11 +113,7 @@ def make_site(
         }
         config.write_text(tomli_w.dumps(content))
         settings = load(config)
-        database = settings.data / "ledger.db"
-        if not database.exists():
-            database.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(empty_ledger, database)
-        ledger = Ledger(settings.ledger_url)
+        ledger = new_ledger(settings.data / "ledger.db")
         made.append(ledger)
         settings.spool.mkdir(parents=True, exist_ok=True)
         intake = Intake(settings.spool, Store(settings.store_url), ledger)

@@ -30,7 +30,6 @@ from core import clock
 from core.domain import ResultKind
 from core.ledger import Ledger
 from core.lifecycle import JobState
-from core.schema import Base
 from core.settings import Settings
 from core.workitems import FILTERED_SUBSCRIPTION, GLOBAL_SUBSCRIPTION, uid_of_job
 from node.dimse.contexts import UPS_PULL, UPS_PUSH, UPS_QUERY, UPS_WATCH
@@ -40,14 +39,6 @@ from node.sending.workitem_events import GIVE_UP_AFTER, WorkitemTeller
 @pytest.fixture
 def watcher() -> Iterator[Listener]:
     made = Listener()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def ledger(ledger_url: str) -> Iterator[Ledger]:
-    made = Ledger(ledger_url)
-    Base.metadata.create_all(made.engine)
     yield made
     made.close()
 

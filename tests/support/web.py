@@ -30,6 +30,7 @@ from node.web.app import make_app
 from node.web.passwords import TOKEN_PREFIX, digest_of, form_token, hash_password
 from node.web.serve import Server
 from support.instances import T0, incoming, mr_slice
+from support.ledgers import new_ledger
 from support.peers import free_port, wait_for
 
 PASSWORD = "correct horse battery"
@@ -221,8 +222,7 @@ def serving(settings: Settings, ledger: Ledger) -> Iterator[Site]:
 @contextmanager
 def site_of_its_own(folder: Path, **sections: Any) -> Iterator[Site]:
     """The same over an SQLite file in `folder`, for tests that share one."""
-    ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-    ledger.upgrade()
+    ledger = new_ledger(folder / "ledger.db")
 
     def make(**others: Any) -> Settings:
         storage = {"data": str(folder / "data"), "min_free_mb": 1}

@@ -547,7 +547,8 @@ class Absent(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in forbidden:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
-import core.broker, node.bootstrap, node.dimse.scu, node.supervisor
+import core.broker, node.bootstrap.dispatch, node.bootstrap.intake, node.bootstrap.send
+import node.bootstrap.web, node.dimse.scu, node.supervisor
 from cli import main
 assert core.__file__.startswith({root!r}), core.__file__
 sys.argv = ["sentinode", *{arguments!r}]

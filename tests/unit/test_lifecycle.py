@@ -7,7 +7,6 @@ import tempfile
 from contextlib import nullcontext
 from datetime import timedelta
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import event
 from support.instances import T0, incoming, mr_slice
+from support.ledgers import new_ledger
 
 from core.alternatives import COMPREHENSIVE_3D_SR
 from core.domain import FOR_PAGES, Finding, Measurement, Result, ResultKind
 from core.errors import IllegalMoveError, LeaseLostError, NotFoundError
-from core.ledger import Ledger
 from core.ledger.jobs import MAX_DEATHS, MAX_LOSSES, NewJob
 from core.ledger.jobs.returning import TAKEN_BACK
 from core.lifecycle import (
@@ -107,17 +106,6 @@ def test_open_work_can_be_held_and_ended() -> None:
         assert T.FAILED in TRANSFER_MOVES[transfer_state]
 
 
-@cache
-def empty_ledger() -> bytes:
-    """The file of a ledger with its tables and nothing in them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        ledger = Ledger(f"sqlite:///{path}")
-        ledger.upgrade()
-        ledger.close()
-        return path.read_bytes()
-
-
 class Life(RuleBasedStateMachine):
     """Nodes, workers, senders and administrators who do what they may, in any order.
 
@@ -129,9 +117,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        path = Path(self.folder.name) / "ledger.db"
-        path.write_bytes(empty_ledger())
-        self.ledger = Ledger(f"sqlite:///{path}")
+        self.ledger = new_ledger(Path(self.folder.name) / "ledger.db")
         # what these tests are about is not the disk
         event.listen(
             self.ledger.engine,
@@ -614,8 +600,7 @@ def test_the_same_input_again_needs_no_job_whatever_the_clock_says(tmp_path: Pat
 
 
 def test_every_illegal_move_of_a_job_is_refused(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.upgrade()
+    ledger = new_ledger(tmp_path / "ledger.db")
     with ledger.write() as work:
         work.filing.file(incoming(), T0)
         instances = tuple(work.series.instances("1.2.3.4"))
