@@ -45,6 +45,8 @@ log = structlog.get_logger()
 # We count associations ourselves: pynetdicom also counts those that never said who they are.
 _NO_LIMIT = 1 << 30
 _TEND_SECONDS = 2.0
+# how often the listening thread looks whether it should end
+_SHUTDOWN_SECONDS = 0.1
 _ACCEPTED = 0x00  # PS3.8 Section 7.1.1.7
 # Reasons of A-ASSOCIATE-RJ, PS3.8 Table 9-21
 CALLED_AE_UNKNOWN = "called AE title not recognised"
@@ -113,7 +115,9 @@ class Door:
             ) from error
         # as `AE.start_server` does, which knows no other class of server
         self._ae._servers.append(self._server)
-        threading.Thread(target=self._server.serve_forever, name="door", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(_SHUTDOWN_SECONDS,), name="door", daemon=True
+        ).start()
         log.info("door_open", ae_title=node.ae_title, host=node.host, port=self.port)
 
     def _fast_lane(self) -> bool:
