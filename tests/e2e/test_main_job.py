@@ -29,6 +29,7 @@ from support.peers import (
     storescu,
     wait_for,
 )
+from support.postgresql import PostgresqlServer
 
 from cli.phantom import PhantomStudy, write_phantom_study
 from core.domain import Job
@@ -161,7 +162,7 @@ def send(site: Site, study: PhantomStudy) -> None:
 def test_a_study_of_four_series_comes_back_as_seg_and_sr(
     make_site: SiteMaker, tmp_path: Path, request: pytest.FixtureRequest, database: str
 ) -> None:
-    url = request.getfixturevalue("postgresql")() if database == "postgresql" else ""
+    url = request.getfixturevalue("postgresql").kept() if database == "postgresql" else ""
     study = write_phantom_study(tmp_path / "study", random_uids=True)
     with orthanc(tmp_path / "orthanc") as pacs:
         site = make_site(pacs.port, pacs="ORTHANC", ledger=url)
@@ -450,7 +451,7 @@ def test_pixels_that_cannot_be_decoded_fail_with_a_reason_and_stop_nothing(
 
 
 def test_roles_apart_with_postgresql_and_redis_by_url(
-    make_site: SiteMaker, tmp_path: Path, postgresql: Callable[[], str]
+    make_site: SiteMaker, tmp_path: Path, postgresql: PostgresqlServer
 ) -> None:
     """A hospital's way: a node without a worker, a worker of its own, servers by URL."""
     study = write_phantom_study(tmp_path / "study", series=("FLAIR",), random_uids=True)
@@ -461,7 +462,7 @@ def test_roles_apart_with_postgresql_and_redis_by_url(
     with small_pacs() as pacs, subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:
         try:
             roles = "scp,intake,dispatch,send"
-            site = make_site(pacs.port, ledger=postgresql(), queue=queue, roles=roles)
+            site = make_site(pacs.port, ledger=postgresql.kept(), queue=queue, roles=roles)
             wait_for(lambda: "door_open" in site.node.log, 60)
             send(site, study)
             wait_for(lambda: (life := site.life()) and life.job.state == JobState.QUEUED, 30)

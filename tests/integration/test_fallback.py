@@ -167,7 +167,7 @@ def world(
         {"name": name, "ae_title": name.upper(), "host": "127.0.0.1", "port": port}
         for name, port in zip(("pacs", "other"), ports, strict=True)
     ]
-    settings = make_settings(peers=peers, delivery={"timeout": 5})
+    settings = make_settings(peers=peers, delivery={"timeout": 30})
     made = World(settings, ledger, ports)
     made.sender = Sender(settings, ledger, Store(settings.store_url), lambda: made.now)
     monkeypatch.setattr("core.clock.now", lambda: made.now)
@@ -178,7 +178,7 @@ def world(
 def without_fallback(world: World, make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(
         peers=[peer.model_dump() for peer in world.settings.peers],
-        delivery={"timeout": 5, "fallback": False},
+        delivery={"timeout": 30, "fallback": False},
     )
     world.sender = Sender(settings, world.ledger, Store(settings.store_url), lambda: world.now)
 

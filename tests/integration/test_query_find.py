@@ -147,7 +147,7 @@ def shared(
     folder = tmp_path_factory.mktemp("query")
     url = f"sqlite:///{folder / 'ledger.db'}"
     if request.param == "postgresql":
-        url = str(request.getfixturevalue("postgresql")())
+        url = request.getfixturevalue("postgresql").kept()
     settings = load(
         overrides={
             "node": {"host": "127.0.0.1", "port": free_port()},

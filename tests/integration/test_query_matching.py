@@ -73,7 +73,7 @@ def empty(
 ) -> Iterator[Ledger]:
     url = f"sqlite:///{tmp_path_factory.mktemp('matching') / 'ledger.db'}"
     if request.param == "postgresql":
-        url = str(request.getfixturevalue("postgresql")())
+        url = request.getfixturevalue("postgresql").kept()
     ledger = Ledger(url)
     Base.metadata.create_all(ledger.engine)
     yield ledger

@@ -62,7 +62,7 @@ def world(ledger: Ledger, make_settings: Callable[..., Settings]) -> Iterator[Wo
     peers = [
         {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "archive": True}
     ]
-    settings = make_settings(peers=peers, delivery={"timeout": 5, "max_refusals": 3})
+    settings = make_settings(peers=peers, delivery={"timeout": 30, "max_refusals": 3})
     store = Store(settings.store_url)
     results, uids = [], []
     for kind in (ResultKind.SEG, ResultKind.SR):

@@ -142,13 +142,14 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.inputs < 5)
     def file(self) -> None:
         self.inputs += 1
-        self._file(incoming(mr_slice(self.inputs)))
+        self._file(incoming(mr_slice(self.inputs, SOPInstanceUID=f"1.2.3.4.{self.inputs}")))
 
     @rule()
     @precondition(lambda self: self.strays < 2)
     def an_image_of_another_patient_comes(self) -> None:
         self.strays += 1
-        stray = mr_slice(SeriesInstanceUID=f"1.2.3.{90 + self.strays}", PatientID="X")
+        series = f"1.2.3.{90 + self.strays}"
+        stray = mr_slice(SeriesInstanceUID=series, SOPInstanceUID=f"{series}.1", PatientID="X")
         self._file(incoming(stray))
 
     def _file(self, item: Any) -> None:
@@ -385,11 +386,15 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data(), tried=st.booleans())
     def refuse_the_class(self, data: st.DataObject, tried: bool) -> None:
-        name = data.draw(st.sampled_from(["pacs", "archive"]))
+        name, since = data.draw(st.sampled_from(["pacs", "archive"])), self.now - RELEARN
         with self.ledger.write() as work:
-            for transfer in work.transfers.claim(name, "s:1", self.now + LEASE, self.now, 3):
+            claimed = work.transfers.claim(name, "s:1", self.now + LEASE, self.now, 3)
+            known = work.renditions.known_to_be_refused(name, claimed, since)
+            for transfer in claimed:
+                # a sender leaves out only what it knows to be refused
+                offered = tried or transfer.id not in known
                 instead = work.renditions.refuse(
-                    transfer, "s:1", self.now, how="no", since=self.now - RELEARN, tried=tried
+                    transfer, "s:1", self.now, how="no", since=since, tried=offered
                 )
                 assert instead is not None
                 if instead.target is not None:
