@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from pynetdicom.association import Association
 from support.ledgers import new_ledger, sqlite_url
 from support.postgresql import PostgresqlServer
 
 from core import logs
 from core.ledger import Ledger
 from core.settings import LogSettings, Settings, load
+from node.dimse.checkpoint import Checkpoint
 
 # A busy machine is no fault of the code: time is not part of what these tests say.
 hypothesis_settings.register_profile("sentinode", deadline=None)
@@ -33,6 +35,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _logging() -> None:
     logs.configure(LogSettings())
+
+
+@pytest.fixture(autouse=True)
+def _exact_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests ask for with pynetdicom's own associations is answered as well."""
+    begin = Association.__init__
+
+    def begin_exactly(association: Association, *arguments: Any, **more: Any) -> None:
+        begin(association, *arguments, **more)
+        association._reactor_checkpoint = Checkpoint(association)
+
+    monkeypatch.setattr(Association, "__init__", begin_exactly)
 
 
 @pytest.fixture(scope="session")

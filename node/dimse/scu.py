@@ -29,6 +29,7 @@ from core.equipment import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from core.errors import PeerError
 from core.identifiers import DicomAddress
 from core.sopclasses import name_of
+from node.dimse.checkpoint import exact_pauses
 from node.dimse.contexts import UNCOMPRESSED, VERIFICATION, proposed
 from node.dimse.sockets import no_delay
 
@@ -105,6 +106,7 @@ def associate(
 
     def on_open(event: evt.Event) -> None:
         no_delay(event)
+        exact_pauses(event)
         _lose_patience(event, timeout)
 
     association = ae.associate(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 from support.peers import (
     Orthanc,
     RunningNode,
+    SmallPacs,
     free_port,
     orthanc,
     require_program,
@@ -85,24 +87,25 @@ SeriesDescription = {{ regex = "(?i)flair" }}
 
 @dataclass
 class Site:
-    """A node, its settings and its ledger."""
+    """A node, its settings and its ledger; what it has of the study that was sent last."""
 
     node: RunningNode
     settings: Settings
     ledger: Ledger
+    study: str = ""
 
     @property
     def port(self) -> int:
         return self.settings.node.port
 
     def life(self) -> JobLife | None:
+        jobs = self.jobs()
         with self.ledger.read() as work:
-            jobs = work.views.jobs()
             return work.views.job_life(jobs[0].id) if jobs else None
 
     def jobs(self) -> list[Job]:
         with self.ledger.read() as work:
-            return work.views.jobs()
+            return [job for job in work.views.jobs() if job.study_instance_uid == self.study]
 
     def delivered(self) -> JobLife | None:
         """The newest job, once it is done and everything it made was sent."""
@@ -123,18 +126,24 @@ SiteMaker = Callable[..., Site]
 
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[SiteMaker]:
+    with making_sites(tmp_path) as make:
+        yield make
+
+
+@contextmanager
+def making_sites(folder: Path) -> Iterator[SiteMaker]:
     sites: list[Site] = []
 
     def make(
         pacs_port: int, *, pacs: str = "PACS", ledger: str = "", queue: str = "", roles: str = ""
     ) -> Site:
-        config = tmp_path / "sentinode.toml"
-        values = {"port": free_port(), "data": tmp_path / "data", "ledger": ledger, "queue": queue}
+        config = folder / "sentinode.toml"
+        values = {"port": free_port(), "data": folder / "data", "ledger": ledger, "queue": queue}
         config.write_text(CONFIG.format(**values, pacs=pacs, pacs_port=pacs_port))
         settings = load(config)
         made = Ledger(settings.ledger_url)
         made.upgrade()
-        node = RunningNode(config, tmp_path / "node.log", roles=roles)
+        node = RunningNode(config, folder / "node.log", roles=roles)
         node.start()
         site = Site(node, settings, made)
         sites.append(site)
@@ -149,23 +158,41 @@ def make_site(tmp_path: Path) -> Iterator[SiteMaker]:
         site.ledger.close()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, SmallPacs]]:
+    with small_pacs() as pacs, making_sites(tmp_path_factory.mktemp("site")) as make:
+        yield make(pacs.port), pacs
+
+
+@pytest.fixture
+def pacs(running: tuple[Site, SmallPacs]) -> SmallPacs:
+    """The PACS of a node that goes on from test to test; it has nothing yet."""
+    running[1].received.clear()
+    return running[1]
+
+
+@pytest.fixture
+def site(running: tuple[Site, SmallPacs], pacs: SmallPacs) -> Site:
+    """A node that goes on from test to test."""
+    return running[0]
+
+
 def orthanc_file(server: Orthanc, instance: str) -> bytes:
     return bytes(server.get(f"/instances/{instance}/file"))
 
 
 def send(site: Site, study: PhantomStudy) -> None:
+    site.study = study.uid
     sent = storescu(site.port, [study.folder])
     assert sent.returncode == 0, sent.stderr
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_study_of_four_series_comes_back_as_seg_and_sr(
-    make_site: SiteMaker, tmp_path: Path, request: pytest.FixtureRequest, database: str
+    make_site: SiteMaker, tmp_path: Path
 ) -> None:
-    url = request.getfixturevalue("postgresql").kept() if database == "postgresql" else ""
     study = write_phantom_study(tmp_path / "study", random_uids=True)
     with orthanc(tmp_path / "orthanc") as pacs:
-        site = make_site(pacs.port, pacs="ORTHANC", ledger=url)
+        site = make_site(pacs.port, pacs="ORTHANC")
         send(site, study)
         life = wait_for(site.delivered, 90, "SEG and SR are delivered")
         seg_ids = wait_for(lambda: pacs.instances("SEG"), 10)
@@ -263,16 +290,16 @@ def check_with_validators(
     assert "mL" in told.stdout
 
 
-def test_nothing_found_is_an_sr_that_says_absent(make_site: SiteMaker, tmp_path: Path) -> None:
+def test_nothing_found_is_an_sr_that_says_absent(
+    site: Site, pacs: SmallPacs, tmp_path: Path
+) -> None:
     study = write_phantom_study(
         tmp_path / "study", seed=11, lesions=0, series=("FLAIR",), random_uids=True
     )
-    with small_pacs() as pacs:
-        site = make_site(pacs.port)
-        send(site, study)
-        life = wait_for(site.delivered, 90, "the report is delivered")
-        assert [item.present for item in life.findings] == [False]
-        report, picture = sorted(pacs.received, key=lambda item: item.Modality, reverse=True)
+    send(site, study)
+    life = wait_for(site.delivered, 90, "the report is delivered")
+    assert [item.present for item in life.findings] == [False]
+    report, picture = sorted(pacs.received, key=lambda item: item.Modality, reverse=True)
     assert picture.Modality == "OT"
     assert report.Modality == "SR"
     assert "Absent" in str(report)
@@ -364,56 +391,55 @@ def test_a_pacs_that_comes_back_gets_everything(make_site: SiteMaker, tmp_path: 
         assert pacs.uids() == [sent["SEG"], sent["SC"], sent["SR"]]
 
 
-def test_our_own_results_coming_back_are_not_analysed(make_site: SiteMaker, tmp_path: Path) -> None:
+def test_our_own_results_coming_back_are_not_analysed(
+    site: Site, pacs: SmallPacs, tmp_path: Path
+) -> None:
     study = write_phantom_study(tmp_path / "study", series=("FLAIR",), random_uids=True)
-    with small_pacs() as pacs:
-        site = make_site(pacs.port)
-        send(site, study)
-        wait_for(site.delivered, 90)
-        back = tmp_path / "back"
-        back.mkdir()
-        for number, dataset in enumerate(pacs.received):
-            dataset.save_as(back / f"{number}.dcm", enforce_file_format=True)
-        assert storescu(site.port, sorted(back.iterdir())).returncode == 0
-        wait_for(lambda: filed(site) == 24 + len(pacs.received), 20)
-        time.sleep(2.5)  # longer than the quiet time
-        with site.ledger.read() as work:
-            states = {item.modality: item.state for item in work.views.study(study.uid).series}
-        assert states == {"MR": "whole", "SEG": "own", "SR": "own", "OT": "own"}
-        assert len(site.jobs()) == 1
-        with site.ledger.read() as work:
-            assert work.conflicts.open() == []
+    send(site, study)
+    wait_for(site.delivered, 90)
+    before = filed(site)
+    back = tmp_path / "back"
+    back.mkdir()
+    for number, dataset in enumerate(pacs.received):
+        dataset.save_as(back / f"{number}.dcm", enforce_file_format=True)
+    assert storescu(site.port, sorted(back.iterdir())).returncode == 0
+    wait_for(lambda: filed(site) == before + len(pacs.received), 20)
+    time.sleep(2.5)  # longer than the quiet time
+    with site.ledger.read() as work:
+        states = {item.modality: item.state for item in work.views.study(study.uid).series}
+    assert states == {"MR": "whole", "SEG": "own", "SR": "own", "OT": "own"}
+    assert len(site.jobs()) == 1
+    with site.ledger.read() as work:
+        assert work.conflicts.open() == []
 
 
 def test_a_series_whose_patients_differ_is_held_until_somebody_decides(
-    make_site: SiteMaker, tmp_path: Path
+    site: Site, pacs: SmallPacs, tmp_path: Path
 ) -> None:
     study = write_phantom_study(tmp_path / "study", series=("FLAIR",), random_uids=True)
     stray = study.files("FLAIR")[5]
     dataset = pydicom.dcmread(stray)
     dataset.PatientID = "SOMEBODY-ELSE"
     dataset.save_as(stray)
-    with small_pacs() as pacs:
-        site = make_site(pacs.port)
-        send(site, study)
-        life = wait_for(site.life, 30)
-        assert life.job.state == JobState.HELD
-        assert "identity conflict" in life.job.reason
-        told = sentinode(site, "conflicts")
-        assert "PatientID" in told.stdout
-        assert "SOMEBODY-ELSE" not in site.node.log
-        sentinode(site, "resolve", study.uid, "--release")
-        ended = wait_for(lambda: (now := site.life()) and now.job.state not in JOB_OPEN and now, 60)
-        # released, but no volume is built from two patients
-        assert ended.job.state in {JobState.FAILED, JobState.NOT_APPLICABLE}
-        assert pacs.received == []
+    send(site, study)
+    life = wait_for(site.life, 30)
+    assert life.job.state == JobState.HELD
+    assert "identity conflict" in life.job.reason
+    told = sentinode(site, "conflicts")
+    assert "PatientID" in told.stdout
+    assert "SOMEBODY-ELSE" not in site.node.log
+    sentinode(site, "resolve", study.uid, "--release")
+    ended = wait_for(lambda: (now := site.life()) and now.job.state not in JOB_OPEN and now, 60)
+    # released, but no volume is built from two patients
+    assert ended.job.state in {JobState.FAILED, JobState.NOT_APPLICABLE}
+    assert pacs.received == []
 
 
 @pytest.mark.parametrize(
     ("flaw", "says"), [("uneven spacing", "spac"), ("mixed orientation", "orientation")]
 )
 def test_what_is_no_volume_is_not_applicable_with_a_reason(
-    make_site: SiteMaker, tmp_path: Path, flaw: str, says: str
+    site: Site, pacs: SmallPacs, tmp_path: Path, flaw: str, says: str
 ) -> None:
     study = write_phantom_study(
         tmp_path / "study",
@@ -421,18 +447,16 @@ def test_what_is_no_volume_is_not_applicable_with_a_reason(
         flaw=flaw,  # type: ignore[arg-type]
         random_uids=True,
     )
-    with small_pacs() as pacs:
-        site = make_site(pacs.port)
-        send(site, study)
-        life = wait_for(site.delivered, 60)
-        assert life.job.state == JobState.NOT_APPLICABLE
-        assert says in life.job.reason
-        assert life.results == ()
-        assert pacs.received == []
+    send(site, study)
+    life = wait_for(site.delivered, 60)
+    assert life.job.state == JobState.NOT_APPLICABLE
+    assert says in life.job.reason
+    assert life.results == ()
+    assert pacs.received == []
 
 
 def test_pixels_that_cannot_be_decoded_fail_with_a_reason_and_stop_nothing(
-    make_site: SiteMaker, tmp_path: Path
+    site: Site, pacs: SmallPacs, tmp_path: Path
 ) -> None:
     broken = write_phantom_study(tmp_path / "broken", series=("FLAIR",), random_uids=True)
     for path in broken.files("FLAIR"):
@@ -440,14 +464,12 @@ def test_pixels_that_cannot_be_decoded_fail_with_a_reason_and_stop_nothing(
         dataset.PixelData = dataset.PixelData[: len(dataset.PixelData) // 3 * 2]
         dataset.save_as(path)
     good = write_phantom_study(tmp_path / "good", series=("FLAIR",), random_uids=True)
-    with small_pacs() as pacs:
-        site = make_site(pacs.port)
-        send(site, broken)
-        failed = wait_for(lambda: [j for j in site.jobs() if j.state == JobState.FAILED], 60)
-        assert "decode" in failed[0].reason or "pixel" in failed[0].reason.lower()
-        send(site, good)
-        wait_for(lambda: len(pacs.received) == 3, 60)
-        assert {str(item.StudyInstanceUID) for item in pacs.received} == {good.uid}
+    send(site, broken)
+    failed = wait_for(lambda: [j for j in site.jobs() if j.state == JobState.FAILED], 60)
+    assert "decode" in failed[0].reason or "pixel" in failed[0].reason.lower()
+    send(site, good)
+    wait_for(lambda: len(pacs.received) == 3, 60)
+    assert {str(item.StudyInstanceUID) for item in pacs.received} == {good.uid}
 
 
 def test_roles_apart_with_postgresql_and_redis_by_url(

@@ -17,6 +17,7 @@ from pynetdicom.transport import (
     ThreadedAssociationServer,
 )
 
+from node.dimse.checkpoint import Checkpoint
 from node.door.lane.reactor import Desk, LaneReactor
 from node.door.lane.waker import RingingQueue
 
@@ -30,27 +31,32 @@ _LOOK_SECONDS = 1.0
 _SEND_BUFFER = 128 * 1024
 
 
-class _Checkpoint(threading.Event):
-    """The event that pynetdicom's association thread passes in each round of its loop.
+class _Checkpoint(Checkpoint):
+    """A checkpoint at which the association thread also waits for work.
 
-    There it has nothing to wait for (the event is nearly always set) and sleeps a millisecond
-    instead. Here it waits until its queues have something, or it is told to look.
+    In pynetdicom it has nothing to wait for (the event is nearly always set) and sleeps a
+    millisecond instead. Here it waits until its queues have something, or it is told to look.
     """
 
     def __init__(self, association: LaneAssociation) -> None:
-        super().__init__()
-        self._association = association
         self.bell = threading.Event()
+        super().__init__(association)
 
     def set(self) -> None:
         """Let the thread pass, and look."""
         super().set()
         self.bell.set()
 
+    def clear(self) -> None:
+        """Stop the thread, also where it waits for work."""
+        threading.Event.clear(self)
+        self.bell.set()
+        super().clear()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for work, then as the event itself does."""
         self.bell.clear()
-        if not self._association.due:
+        if self.is_set() and not self._association.due:
             self.bell.wait(_LOOK_SECONDS)
         return super().wait(timeout)
 
@@ -61,7 +67,6 @@ class LaneAssociation(Association):
     def __init__(self, ae: Any, desk: Desk) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         checkpoint = _Checkpoint(self)
-        checkpoint.set()
         self._reactor_checkpoint = checkpoint
         reactor = LaneReactor(self, desk, ae.maximum_pdu_size, checkpoint.bell.set)
         reactor.to_user_queue = RingingQueue(checkpoint.bell.set)

@@ -15,6 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from pynetdicom import AE, __version__, build_context, evt
 from pynetdicom.dsutils import encode
 
+from node.dimse.checkpoint import exact_pauses
 from node.door.lane.association import DoorServer
 from node.door.lane.wire import StoreCommand
 
@@ -100,7 +101,9 @@ def _contexts() -> list[Any]:
 def _send(port: int, desk: _Desk) -> str:
     ae = AE(ae_title="SELFCHECK")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = _SECONDS
-    association = ae.associate("127.0.0.1", port, _contexts())
+    association = ae.associate(
+        "127.0.0.1", port, _contexts(), evt_handlers=[(evt.EVT_CONN_OPEN, exact_pauses)]
+    )
     if not association.is_established:
         return "no association with ourselves"
     image = Dataset()
