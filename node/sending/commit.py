@@ -66,6 +66,7 @@ class Listener:
         self._taken: set[str] = set()
         self._reported: set[str] = set()
         self._answering = 0
+        self._over = False
         self._changed = threading.Condition()
 
     @property
@@ -84,8 +85,9 @@ class Listener:
         def serve_request(message: Any, context_id: int) -> None:
             context = association._accepted_cx.get(context_id)
             if isinstance(message, N_EVENT_REPORT) and context is not None:
-                with self._answers():
-                    StorageCommitmentServiceClass(association).SCP(message, context)
+                with self._answers() as may_answer:
+                    if may_answer:
+                        StorageCommitmentServiceClass(association).SCP(message, context)
             else:
                 serve(message, context_id)
 
@@ -95,19 +97,24 @@ class Listener:
         """Wait until all these were reported and the reports answered, or so long.
 
         A report that came is answered in any case before this returns: once the release is
-        requested no answer may be sent (PS3.8 Section 7.2).
+        requested no answer may be sent (PS3.8 Section 7.2). One that comes later is left alone,
+        and its sender reports again on an association of its own.
         """
         with self._changed:
             self._changed.wait_for(lambda: transaction_uids <= self._reported, seconds)
             self._changed.wait_for(lambda: not self._answering, seconds)
+            self._over = True
 
     @contextmanager
-    def _answers(self) -> Iterator[None]:
-        """While a report is taken and its answer handed on."""
+    def _answers(self) -> Iterator[bool]:
+        """While a report is taken and its answer handed on; gives whether it still may be."""
         with self._changed:
+            if self._over:
+                yield False
+                return
             self._answering += 1
         try:
-            yield
+            yield True
         finally:
             with self._changed:
                 self._answering -= 1

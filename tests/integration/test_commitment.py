@@ -17,19 +17,22 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE, build_context, evt
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
+    Verification,
 )
 from pynetdicom.transport import ThreadedAssociationServer
 from support.instances import T0, incoming, mr_slice
-from support.peers import Orthanc, free_port, orthanc, wait_for
+from support.peers import Orthanc, free_port, orthanc, small_pacs, wait_for
 
 from core.domain import IMAGE, Transfer
+from core.identifiers import AETitle, DicomAddress
 from core.ledger import Ledger
 from core.ledger.rows import transfer_value
 from core.ledger.transfers import with_objects
@@ -39,6 +42,8 @@ from core.settings import Settings
 from core.store import Store
 from node.dimse.contexts import COMMITMENT, COMMITMENT_INSTANCE, accepted
 from node.dimse.messages import read_commit_report
+from node.dimse.scu import associate
+from node.sending.commit import Listener, commit_contexts
 from node.sending.prover import _MOST_ASKED, _MOST_BROKEN
 from node.sending.sender import Sender
 
@@ -281,6 +286,31 @@ def test_what_is_not_committed_to_is_sent_again_some_times(
         assert world.states() == {(COMMITTED, "commitment")}
         assert pacs.stores == [*uids, uids[1]]
         assert len({str(item.TransactionUID) for item in pacs.asked}) == 2
+
+
+def test_a_report_that_comes_with_the_release_is_left_alone() -> None:
+    """Its answer would be a message after the request for release (PS3.8 Section 7.2)."""
+    taken: list[Any] = []
+    listener = Listener(taken.append)
+    with small_pacs() as pacs:
+        peer = DicomAddress(AETitle("PACS"), "127.0.0.1", pacs.port)
+        contexts = [build_context(Verification), *commit_contexts()]
+        with associate("SENTINODE", peer, contexts, 5, listener.handlers) as association:
+            listener.serve(association)
+            (context,) = association.accepted_contexts  # the PACS knows no commitment
+            kept, said = Dataset(), Dataset()
+            kept.ReferencedSOPClassUID, kept.ReferencedSOPInstanceUID = MRImageStorage, "1.2.3"
+            said.TransactionUID, said.ReferencedSOPSequence = "1.2", [kept]
+            report = N_EVENT_REPORT()
+            report.MessageID, report.EventTypeID = 1, 1
+            report.AffectedSOPClassUID, report.AffectedSOPInstanceUID = COMMITMENT, "1.2.840"
+            syntax = context.transfer_syntax[0]
+            report.EventInformation = BytesIO(encode(said, syntax.is_implicit_VR, True) or b"")
+            listener.wait_for(set(), 1)
+            serve: Any = association._serve_request
+            serve(report, context.context_id)
+    assert taken == []
+    assert association.is_released
 
 
 @on_sqlite
